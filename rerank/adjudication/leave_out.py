@@ -10,7 +10,7 @@ change is small).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from rerank.adjudication.conclusions import kendall_tau, rank_changes, rank_syst
 from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import DEPTH, group_runs_by_name, pool_runs
 from rerank.errors import DataError
-from rerank.evaluation import ScoreMatrix, parse_measures
+from rerank.evaluation import parse_measures
 from rerank.evaluation.comparison import notes_on_judgments
 from rerank.io.reports import Grid, Report, TableReport, format_cell
 from rerank.types import Qrels, Run
@@ -122,51 +122,44 @@ def leave_groups_out(
         reduced = score_matrices(Qrels(kept, name=judged.name), runs, names) if grades else gold
         about = {"group": group, "unique": len(grades), "unique_relevant": sum(grade >= relevant for grade in grades)}
         for name in names:
-            rows[name] += _rows_of_group(gold[name], reduced[name], indices, about)
+            before, after = gold[name].values.mean(axis=0), reduced[name].values.mean(axis=0)
+            ranking = rank_systems(before, gold[name].systems)
+            ranks = ranks_in(ranking)
+            falls = rank_changes(ranking, rank_systems(after, gold[name].systems))
+            tau = kendall_tau(before, after)
+            rows[name] += [
+                {
+                    "measure": name,
+                    "run": gold[name].systems[run],
+                    **about,
+                    "mean": float(before[run]),
+                    "without": float(after[run]),
+                    "difference": float(after[run] - before[run]),
+                    "rank": int(ranks[run]) + 1,
+                    "fall": int(falls[run]),
+                    "tau": tau,
+                }
+                for run in indices
+            ]
     pooled = f"{len(pool) / sum(map(len, judged.values())):.1%} of the judged documents are in the pool of these runs."
-    notes = [f"{pooled} {_CAVEAT}", *notes_on_judgments(judged, runs, names, relevant)]
     return LeaveOutStudy(
         depth=depth,
         topics=len(judged),
         rows=tuple(row for name in names for row in sorted(rows[name], key=lambda row: row["rank"])),
         summary=tuple(_summary_of_rows(name, rows[name]) for name in names),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([f"{pooled} {_CAVEAT}", *notes_on_judgments(judged, runs, names, relevant)])),
     )
-
-
-def _rows_of_group(
-    gold: ScoreMatrix, reduced: ScoreMatrix, runs: Sequence[int], about: Mapping[str, Any]
-) -> Iterator[dict[str, Any]]:
-    """Yield one row per run of a group, with its scores by one measure with and without the group's documents."""
-    before, after = gold.values.mean(axis=0), reduced.values.mean(axis=0)
-    ranking = rank_systems(before, gold.systems)
-    ranks = ranks_in(ranking)
-    falls = rank_changes(ranking, rank_systems(after, gold.systems))
-    tau = kendall_tau(before, after)
-    for run in runs:
-        yield {
-            "measure": gold.measure,
-            "run": gold.systems[run],
-            **about,
-            "mean": float(before[run]),
-            "without": float(after[run]),
-            "difference": float(after[run] - before[run]),
-            "rank": int(ranks[run]) + 1,
-            "fall": int(falls[run]),
-            "tau": tau,
-        }
 
 
 def _summary_of_rows(measure: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     means, without = (np.array([row[key] for row in rows]) for key in ("mean", "without"))
     scored = means > 0
     relative = (without[scored] - means[scored]) / means[scored]
-    taus = [row["tau"] for row in rows if row["tau"] is not None]
     return {
         "measure": measure,
         "mean_change": float(np.abs(relative).mean()) if scored.any() else 0.0,
         "largest_drop": float(max(0.0, -relative.min(initial=0.0))),
         "max_fall": max(row["fall"] for row in rows),
-        "lowest_tau": min(taus, default=None),
+        "lowest_tau": min((row["tau"] for row in rows if row["tau"] is not None), default=None),
         "tau": kendall_tau(means, without),
     }

@@ -65,22 +65,10 @@ def _ap(view: JudgedView, measure: Any) -> Floats:
     return _shares(precision.sum(axis=-1), view.relevant(measure))
 
 
-def _precision(view: JudgedView, measure: Any) -> Floats:
-    return np.asarray(view.hits(measure).sum(axis=-1) / measure["cutoff"])
-
-
-def _recall(view: JudgedView, measure: Any) -> Floats:
-    return _shares(view.hits(measure).sum(axis=-1, dtype=np.float64), view.relevant(measure))
-
-
 def _reciprocal_rank(view: JudgedView, measure: Any) -> Floats:
     hits = view.hits(measure)
     # argmax is the index of the first hit; it is also 0 if there is no hit
     return np.where(hits.any(axis=-1), 1 / (1.0 + hits.argmax(axis=-1)), 0.0)
-
-
-def _success(view: JudgedView, measure: Any) -> Floats:
-    return np.asarray(view.hits(measure).any(axis=-1), dtype=np.float64)
 
 
 #: A formula returns the (budgets, systems) values of a measure on one topic.
@@ -89,10 +77,10 @@ Formula = Callable[[JudgedView, "Measure"], Floats]
 FORMULAS: dict[str, Formula] = {
     "nDCG": _ndcg,
     "AP": _ap,
-    "P": _precision,
-    "R": _recall,
+    "P": lambda view, measure: np.asarray(view.hits(measure).sum(axis=-1) / measure["cutoff"]),
+    "R": lambda view, measure: _shares(view.hits(measure).sum(axis=-1, dtype=np.float64), view.relevant(measure)),
     "RR": _reciprocal_rank,
-    "Success": _success,
+    "Success": lambda view, measure: np.asarray(view.hits(measure).any(axis=-1), dtype=np.float64),
 }
 
 
@@ -182,8 +170,7 @@ class Measurer:
                 for name, measure, formula in fast:
                     values[name][batch, row] = formula(view, measure)
         for index in range(len(budgets)) if self.slow else ():
-            matrices = score_matrices(self.cheap(ordering, sizes[index]), self._runs, self.slow)
-            for name, matrix in matrices.items():
+            for name, matrix in score_matrices(self.cheap(ordering, sizes[index]), self._runs, self.slow).items():
                 values[name][index] = matrix.values
         return {name: self.repeats.average(scores) for name, scores in values.items()}
 
@@ -197,8 +184,7 @@ class Measurer:
         graded = np.append(grades, 0)
         # a document is judged if its position in the judging order is below the budget
         found = np.where(position[lists] < sizes[:, None, None], graded[lists], 0)
-        judged = np.where(position[:-1] < sizes[:, None], grades, 0)
-        return JudgedView(found, -np.sort(-judged, axis=1))
+        return JudgedView(found, -np.sort(-np.where(position[:-1] < sizes[:, None], grades, 0), axis=1))
 
     def cheap(self, ordering: JudgingSequence, sizes: Ints) -> Qrels:
         """Return the judgments of the first ``sizes`` documents per topic, or of a placeholder; others are unjudged."""

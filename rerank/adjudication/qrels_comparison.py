@@ -14,10 +14,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rerank.adjudication.agreement import Agreement, compare_assessors, topics_judged_by_both
-from rerank.adjudication.conclusions import Codes, Procedure, SignificanceVerdicts, comparison_row
+from rerank.adjudication.conclusions import (
+    Codes,
+    Procedure,
+    SignificanceVerdicts,
+    StudyResamples,
+    comparison_row,
+    figure_intervals,
+)
 from rerank.adjudication.pool_measures import score_matrices
 from rerank.adjudication.pools import Bools, Floats
-from rerank.adjudication.resampling import StudyResamples, figure_intervals
 from rerank.adjudication.studies import notes_on_tests
 from rerank.errors import DataError, UsageError
 from rerank.evaluation import parse_measures
@@ -62,13 +68,11 @@ class QrelsComparison:
         results: list[dict[str, Any]] = []
         for (measure, procedure), codes in self.codes().items():
             about = {"measure": measure, "test": procedure.test, "correction": procedure.correction}
-            similarity = self.other[measure].compare_ranking(self.gold[measure])
-            results.append({**about, **comparison_row(codes, similarity)})
+            results.append({**about, **comparison_row(codes, self.other[measure].compare_ranking(self.gold[measure]))})
         if resamples:
             samples = StudyResamples.draw(self.gold, self.procedures, resamples=resamples, seed=seed, alpha=self.alpha)
-            drawn = [samples.evaluate(measure, verdicts, range(resamples)) for measure, verdicts in self.other.items()]
             # rows and arrays have the same order: measures, and procedures within each measure
-            figures = [figures for of_measure in drawn for figures in of_measure]
+            figures = [row for name, own in self.other.items() for row in samples.evaluate(name, own, range(resamples))]
             for row, values in zip(results, figures, strict=True):
                 row["interval"] = figure_intervals(row, values, self.alpha)
         content = {

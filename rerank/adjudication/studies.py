@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 
 from rerank.adjudication.conclusions import (
+    RESAMPLED,
     Codes,
     PairCategories,
     Procedure,
     SignificanceVerdicts,
+    StudyResamples,
+    compare_methods,
     comparison_row,
     count_errors,
+    figure_intervals,
     procedure_of_row,
     verdict_grid,
     verdict_tables,
@@ -31,7 +35,6 @@ from rerank.adjudication.orders import open_judging_order
 from rerank.adjudication.orders.base import JudgingOrder
 from rerank.adjudication.pool_measures import Measurer
 from rerank.adjudication.pools import DEPTH, Bools, Floats, Ints, Pool, pool_runs
-from rerank.adjudication.resampling import RESAMPLED, StudyResamples, compare_methods, figure_intervals
 from rerank.adjudication.walks import AdjudicationBudget, judge_pool_in_order
 from rerank.errors import UsageError, ensure
 from rerank.evaluation import ScoreMatrix
@@ -221,10 +224,9 @@ class AdjudicationStudy(Report):
         for cell in self.whole:
             significant = self.gold[cell.measure].significant[self.design.procedures.index(cell.procedure)]
             about = {"measure": cell.measure, "test": cell.procedure.test, "correction": cell.procedure.correction}
+            counts = {"pairs": len(significant), "significant": int(significant.sum())}
             retained = {name: cell.numbers()[name] for name in ("precision", "recall", "tau")}
-            rows.append(
-                {**about, "pairs": len(significant), "significant": int(significant.sum()), "whole_pool": retained}
-            )
+            rows.append({**about, **counts, "whole_pool": retained})
         return rows
 
     def to_dict(self) -> dict[str, Any]:
@@ -289,14 +291,9 @@ class AdjudicationStudy(Report):
         """Write ``study.json`` (`to_dict`), ``study.csv`` (a line per seed) and ``systems.csv`` (errors per system)."""
         folder.mkdir(parents=True, exist_ok=True)
         seeds = [{**dict(zip(KEYS, cell.key, strict=True)), "seed": cell.seed, **cell.numbers()} for cell in self.cells]
-        tables = {"study.csv": seeds, "systems.csv": list(self._by_system())}
-        files = {
-            "study.json": json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-            **{
-                name: format_csv_table(list(rows[0]), (list(row.values()) for row in rows))
-                for name, rows in tables.items()
-            },
-        }
+        files = {"study.json": json.dumps(self.to_dict(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"}
+        for name, rows in {"study.csv": seeds, "systems.csv": list(self._by_system())}.items():
+            files[name] = format_csv_table(list(rows[0]), (list(row.values()) for row in rows))
         for name, content in files.items():
             with replace_text_file(folder / name) as stream:
                 stream.write(escape_unencodable(content))
@@ -308,9 +305,7 @@ class AdjudicationStudy(Report):
         for key, cells in self.groups().items():
             counts_by_seed = [count_errors(cell.codes, len(systems)) for cell in cells]
             for index, system in enumerate(systems):
-                counts = {
-                    error: fmean(of_seed[error][index] for of_seed in counts_by_seed) for error in counts_by_seed[0]
-                }
+                counts = {name: fmean(row[name][index] for row in counts_by_seed) for name in counts_by_seed[0]}
                 counts["rank_change"] = fmean(cell.rank_changes[index] for cell in cells)
                 pooled = {} if self.pooled is None else {"pooled": int(self.pooled[index])}
                 yield {**dict(zip(KEYS, key, strict=True)), "system": system, **counts, **pooled}
@@ -360,10 +355,8 @@ def run_study(
     everything = replace(design, methods=("docid",), budgets=(AdjudicationBudget("share", 100),), resamples=0)
     whole = tuple(_judge_pool("docid", design.seed, everything, measurer, gold, None))
     samples = None
-    if design.resamples:
-        samples = StudyResamples.draw(
-            gold, design.procedures, resamples=design.resamples, seed=design.seed, alpha=design.alpha
-        )
+    if count := design.resamples:
+        samples = StudyResamples.draw(gold, design.procedures, resamples=count, seed=design.seed, alpha=design.alpha)
     cells: list[StudyCell] = []
     for method, seed in design.walks:
         cells += _judge_pool(method, seed, design, measurer, gold, samples)
@@ -408,14 +401,12 @@ def _judge_pool(
         sizes = ordering.sizes(budget)
         relevant_found = sum(int(row[size - 1]) for row, size in zip(hits, sizes, strict=True) if size)
         for measure, matrices in values.items():
-            cheap = SignificanceVerdicts.from_scores(
-                matrices[index], gold[measure].systems, design.procedures, design.alpha
-            )
+            systems = gold[measure].systems
+            cheap = SignificanceVerdicts.from_scores(matrices[index], systems, design.procedures, design.alpha)
             similarity = cheap.compare_ranking(gold[measure])
             resampled = samples.evaluate(measure, cheap, drawn) if samples else [None] * len(design.procedures)
-            for procedure, codes, figures in zip(
-                design.procedures, cheap.categorise_against(gold[measure]), resampled, strict=True
-            ):
+            verdicts = cheap.categorise_against(gold[measure])
+            for procedure, codes, figures in zip(design.procedures, verdicts, resampled, strict=True):
                 yield StudyCell(
                     method=method,
                     seed=seed,
@@ -447,9 +438,7 @@ def _notes_on_pool(pool: Pool, qrels: Qrels, whole: Sequence[StudyCell], *, dept
     if empty := len(qrels) - len(pool.topics):
         yield f"{empty} of {len(qrels)} topics have no document in the pool; all systems score 0 on them."
     pooled = {topic.id: set(topic.docs) for topic in pool.topics}
-    outside = [
-        grade for topic, judged in qrels.items() for doc, grade in judged.items() if doc not in pooled.get(topic, ())
-    ]
+    outside = [grade for q, judged in qrels.items() for doc, grade in judged.items() if doc not in pooled.get(q, ())]
     if not outside:
         return
     incomplete = []

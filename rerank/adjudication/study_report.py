@@ -44,9 +44,8 @@ def render_study_report(study: AdjudicationStudy) -> str:
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(texts["html.j2"])
     content = _strip_folders(study.to_dict(), study)
     rows, contrasts, alpha = content["results"], content.get("contrasts", []), study.design.alpha
-    data = json.dumps(
-        _strip_folders(_script_data(study, rows), study), ensure_ascii=False, separators=(",", ":"), allow_nan=False
-    )
+    stripped = _strip_folders(_script_data(study, rows), study)
+    data = json.dumps(stripped, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return template.render(
         css=read_page_style("rerank.adjudication", "report.css"),
         js=texts["js"],
@@ -56,9 +55,7 @@ def render_study_report(study: AdjudicationStudy) -> str:
         data=data.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"),
         study=content,
         golds=[{**row, "title": _test_title(row)} for row in content["gold"]["all"]],
-        methods=_strip_folders(
-            [{"name": name, "title": order.title} for name, order in study.design.orders.items()], study
-        ),
+        methods=_strip_folders([{"name": name, "title": o.title} for name, o in study.design.orders.items()], study),
         message=find_disagreements(rows, contrasts, alpha),
         best=group_best_methods(rows, contrasts, alpha) if contrasts else [],
     )

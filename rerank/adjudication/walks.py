@@ -64,8 +64,7 @@ class AdjudicationBudget:
         remaining = min(int(self.amount), int(sizes.sum()))
         allocated = np.minimum(sizes, remaining // len(sizes))
         while remaining > allocated.sum():
-            unfilled = np.flatnonzero(allocated < sizes)
-            allocated[unfilled[: remaining - allocated.sum()]] += 1
+            allocated[np.flatnonzero(allocated < sizes)[: remaining - allocated.sum()]] += 1
         return allocated
 
 
@@ -161,14 +160,12 @@ def judge_pool_in_order(
         np.arange(len(topic)) if keep else topic_rng(seed, topic, _TIES).permutation(len(topic))
         for topic in pool.topics
     ]
-    walked = replace(
-        pool, topics=tuple(topic.reordered(docs) for topic, docs in zip(pool.topics, shuffled, strict=True))
-    )
+    topics = tuple(topic.reordered(docs) for topic, docs in zip(pool.topics, shuffled, strict=True))
     answers = [flags[docs].tolist() for flags, docs in zip(relevant, shuffled, strict=True)]
     docs: list[list[int]] = [[] for _ in pool.topics]
     sequence = []
     # judge the whole pool (100 %): the judgments of every smaller budget are a prefix of this sequence
-    for walk in open_walks(order, walked, AdjudicationBudget("share", 100), seed=seed):
+    for walk in open_walks(order, replace(pool, topics=topics), AdjudicationBudget("share", 100), seed=seed):
         while walk.next is not None:
             topic, doc = walk.next
             docs[topic].append(doc)
@@ -188,10 +185,8 @@ def pool_as_run(pool: Pool, order: JudgingOrder) -> Run:
             f"The judging order {plugin_name(type(order))!r} depends on judgments or is stochastic",
             expected="one of: " + ", ".join(static_judging_orders()),
         )
-    rankings = (
-        Ranking.from_order(
-            Query(id=topic.id), (Document(id=topic.docs[doc]) for doc in order(topic, topic_rng(0, topic)))
-        )
-        for topic in pool.topics
-    )
+    rankings = []
+    for topic in pool.topics:
+        docs = (Document(id=topic.docs[doc]) for doc in order(topic, topic_rng(0, topic)))
+        rankings.append(Ranking.from_order(Query(id=topic.id), docs))
     return Run(rankings, name="pool")

@@ -294,7 +294,7 @@ def choose_pool(
 ) -> None:
     """Find the smallest depth of hard-negative pools at which the conclusions from the full runs are preserved."""
     from rerank.downsampling import choose_smallest_pool
-    from rerank.downsampling.sizes import DEPTHS, documents_per_query
+    from rerank.downsampling.reduction import DEPTHS, documents_per_query
 
     if out is not None:
         check_file_writable(out, "list of document ids")

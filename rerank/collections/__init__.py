@@ -53,8 +53,7 @@ def open_collection(selector: str) -> Collection:
         UsageError: The selector is a path without a provider.
         MissingResourceError: The folder, file or data set does not exist.
     """
-    name = Selector.parse(selector).name
-    if name not in collections and (is_path_like(selector) or Path(selector).exists()):
+    if Selector.parse(selector).name not in collections and (is_path_like(selector) or Path(selector).exists()):
         raise UsageError(
             f"{selector!r} is a path without a provider",
             expected=f"one of {', '.join(f'{provider}:{selector}' for provider in ('beir', 'jsonl', 'requests'))}, ...",

@@ -128,9 +128,8 @@ def _parse_block(block: SgmlBlock) -> Document:
     if not doc_id:
         raise DataError(f"{block.where}: the document has no id", expected="<DOCNO>, or an attribute id=")
     title = find_element_in_sgml_text(block.body, _TITLES)
-    texts = find_elements_in_sgml_text(block.body, _TEXTS) or [
-        remove_elements_from_sgml_text(block.body, _OTHER + _TITLES)
-    ]
+    texts = find_elements_in_sgml_text(block.body, _TEXTS)
+    texts = texts or [remove_elements_from_sgml_text(block.body, _OTHER + _TITLES)]
     return Document(
         id=parse_json_id(doc_id, "document", block.where),
         title=join_text_file_lines(convert_sgml_to_plain_text(title or "")),

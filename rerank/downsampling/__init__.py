@@ -8,10 +8,17 @@ package also checks whether the significant differences between systems are reta
 from __future__ import annotations
 
 from rerank.adjudication.conclusions import Procedure
-from rerank.downsampling.conclusions import Goal, ReducedBenchmark, ReductionStep, SignificanceCriterion
+from rerank.downsampling.reduction import (
+    Goal,
+    ReducedBenchmark,
+    ReductionStep,
+    SignificanceCriterion,
+    TaskReductionDesign,
+    choose_fewest_queries,
+    choose_fewest_tasks,
+    choose_smallest_pool,
+)
 from rerank.downsampling.score_table import ScoreTable, read_benchmark_table
-from rerank.downsampling.sizes import choose_fewest_queries, choose_smallest_pool
-from rerank.downsampling.tasks import TaskReductionDesign, choose_fewest_tasks
 
 __all__ = [
     "Goal",

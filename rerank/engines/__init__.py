@@ -1,7 +1,4 @@
-"""Engines, which compute the rankings of a run in this process or in others.
-
-Each module or sub-package defines one engine.
-"""
+"""Engines, which compute the rankings of a run in this process (``local``) or in others (``ray``)."""
 
 from __future__ import annotations
 
@@ -13,15 +10,16 @@ from rerank.assemble import RankerSetup
 from rerank.errors import UsageError
 from rerank.judges import PromptJudge
 from rerank.pipeline.results import RankedList
-from rerank.pipeline.stream import Flow
+from rerank.pipeline.stream import Flow, drive_ranking_stream
 from rerank.registry import Registry
 from rerank.selector import Selector, build_from_selector
 from rerank.store import LoggingBackend
 from rerank.tasks import Backend
+from rerank.tasks.backends import traits
 from rerank.tasks.worker_map import WorkerMap
 from rerank.types import Qrels, Ranking
 
-ENGINES = Registry("engines", "engine")
+ENGINES = Registry("engines", "engine", shared={"engines": "local"})
 
 
 def open_engine(selector: str, **options: Any) -> Engine:
@@ -77,3 +75,24 @@ class Engine(Protocol):
 
     def record(self) -> Mapping[str, Any]:
         """Return the properties of the engine to record in spec.json after the run; empty for a run in this process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """An engine that computes all rankings in this process; it has no options."""
+
+    def start(self, backend: Backend | None) -> None:
+        traits(backend).warm_up()
+
+    def rank(self, lists: Iterable[Ranking], job: RankingJob, calls: LoggingBackend) -> Iterator[RankedList]:
+        job.flow.apply_to(calls)
+        return drive_ranking_stream(lists, job.setup.ranker(job.judge), calls, job.flow)
+
+    def worker_map(self) -> None:
+        """Return None, since there are no workers."""
+
+    def close(self) -> None:
+        """Do nothing, since the model is kept for later runs."""
+
+    def record(self) -> Mapping[str, Any]:
+        return {}

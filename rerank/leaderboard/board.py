@@ -104,7 +104,11 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         check_measure_has_query_values(measure)
     base = data or home
     record = read_recorded_scores(home / plan.scores) if plan.scores else None
-    entries, notes = _read_entries(plan, home, base, runs)
+    cards = home / plan.cards if plan.cards else None
+    found = [find_runs(some.paths(base), defaults=some.defaults, cards=cards) for some in plan.runs]
+    found += [find_runs(runs, cards=cards)] if runs else []
+    entries = _check_names([entry for own, _ in found for entry in own])
+    notes = [note for _, own_notes in found for note in own_notes]
     qrels, lowest = _open_judgments(plan, base, record, entries)
     # the collection that contains the query texts; by default, the collection that contains the judgments
     source = _resolve_path(plan.queries or plan.qrels, base)
@@ -113,15 +117,20 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
     else:
         topics = Trec(topics=source) if plan.queries else None
     texts = {query.id: query.text for query in topics.queries()} if topics else {}
-    entries, others = select_entries(entries, _collection_to_match(plan, base, qrels, texts, entries))
+    named = _resolve_path(plan.qrels, base)
+    claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
+    # computing the fingerprint may require reading all documents
+    needed = any(named not in (origin.collection, origin.qrels) for origin in claims)
+    fingerprint = open_collection(named).fingerprint if needed and _names_collection(named) else ""
+    own = BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
+    entries, others = select_entries(entries, own)
     entries, split = label_candidates(entries)
     if record:
         entries = _check_names([*runs_of_record(record, home / plan.scores), *entries])
     notes = [*others, *split, *notes]
     if not entries:
-        raise DataError(
-            " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
-        )
+        found_none = " ".join(notes) or f"The board {plan.title!r} has no runs"
+        raise DataError(found_none, expected="at least one finished run")
     ranked = link_first_stages(entries)
     relevant = plan.relevant or lowest
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]
@@ -188,24 +197,12 @@ def _score_entries(
             judged.append(next(covered).judged)
             continue
         if absent := [name for name in names if name not in entry.recorded.scores]:
-            raise UsageError(
-                f"No scores of {absent[0]} are recorded", expected=f"one of {', '.join(entry.recorded.scores)}"
-            )
+            known = ", ".join(entry.recorded.scores)
+            raise UsageError(f"No scores of {absent[0]} are recorded", expected=f"one of {known}")
         rows = {name: dict(zip(record.topics, entry.recorded.scores[name], strict=True)) for name in names}
         scores.append(Scores(run=entry.name, values=rows, queries=record.topics, missing=entry.recorded.missing))
         judged.append(entry.recorded.judged)
     return tuple(scores), tuple(judged)
-
-
-def _read_entries(plan: BoardConfig, home: Path, base: Path, runs: Sequence[Path]) -> tuple[list[Entry], list[str]]:
-    cards = home / plan.cards if plan.cards else None
-    entries: list[Entry] = []
-    notes: list[str] = []
-    for selection in plan.runs:
-        new, new_notes = find_runs(selection.paths(base), defaults=selection.defaults, cards=cards)
-        entries, notes = entries + new, notes + new_notes
-    new, new_notes = find_runs(runs, cards=cards) if runs else ([], [])
-    return _check_names(entries + new), notes + new_notes
 
 
 def _check_names(entries: list[Entry]) -> list[Entry]:
@@ -241,18 +238,6 @@ def _names_collection(text: str) -> bool:
     return not Path(text).exists() and Selector.parse(text).name in collections.names()
 
 
-def _collection_to_match(
-    plan: BoardConfig, base: Path, qrels: Qrels, texts: Mapping[str, str], entries: Sequence[Entry]
-) -> BoardCollection:
-    """Return the properties of the board's collection by which runs on other collections are recognised."""
-    named = _resolve_path(plan.qrels, base)
-    claims = [entry.origin for entry in entries if entry.origin and entry.origin.fingerprint]
-    # computing the fingerprint may require reading all documents
-    needed = any(named not in (origin.collection, origin.qrels) for origin in claims)
-    fingerprint = open_collection(named).fingerprint if needed and _names_collection(named) else ""
-    return BoardCollection(named=named, qrels=qrels, fingerprint=fingerprint, queries=texts)
-
-
 def _ranked_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], qrels: Qrels) -> dict[str, Document]:
     """Return the documents whose texts the site shows: those that any run ranks for a judged query."""
     if not plan.texts:
@@ -262,8 +247,7 @@ def _ranked_documents(plan: BoardConfig, base: Path, entries: Sequence[Entry], q
     is_relative = argument and (base / argument).exists()
     collection: Collection = open_collection(f"{name}{colon}{base / argument}" if is_relative else plan.texts)
     doc_ids = {doc for entry in entries for query, r in entry.run.items() if query in qrels for doc in r.doc_ids}
-    lookup = getattr(collection, "lookup", None)
-    if lookup is not None:
+    if (lookup := getattr(collection, "lookup", None)) is not None:
         return dict(lookup(doc_ids))
     return {doc.id: doc for doc in collection.docs() if doc.id in doc_ids}
 
@@ -324,9 +308,8 @@ def _shares_queries(entry: Entry, collection: BoardCollection) -> bool:
     """Return True if run and board share query ids, of which at most half are known to have different texts."""
     shared = [query for query in entry.run if query in collection.qrels]
     known = [query for query in shared if entry.queries.get(query) and collection.queries.get(query)]
-    other = sum(
-        entry.queries[query].casefold().split() != collection.queries[query].casefold().split() for query in known
-    )
+    texts = ((entry.queries[query], collection.queries[query]) for query in known)
+    other = sum(mine.casefold().split() != theirs.casefold().split() for mine, theirs in texts)
     return bool(shared) and 2 * other <= len(shared)
 
 

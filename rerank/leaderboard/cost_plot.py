@@ -65,9 +65,9 @@ def place_labels(
     for (x, y), text in zip(points, texts, strict=True):
         size = (len(text) * CHARACTER, LINE)
         inside = [box for box in _boxes_around_point(x, y, size, area) if box.overlap(area) > size[0] * size[1] - 0.01]
-        covered = ((sum(box.overlap(other) for other in taken), box) for box in inside)
         best: tuple[float, _Box] | None = None
-        for cost, box in covered:
+        for box in inside:
+            cost = sum(box.overlap(other) for other in taken)
             if best is None or cost < best[0]:
                 best = cost, box
             if cost == 0:
@@ -131,9 +131,8 @@ class ScatterPlot:
     height: int  #: Height in SVG units; the width is `WIDTH`.
     points: tuple[PlotPoint, ...]  #: One point per run with a known cost.
     line: str  #: Pareto front by increasing cost, as the ``points`` attribute of an SVG polyline with steps.
-    band: (
-        str  #: At each cost, the central 95 % of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
-    )
+    #: At each cost, the central 95 % of the bootstrap samples, as the ``points`` attribute of an SVG polygon.
+    band: str
     x_ticks: tuple[tuple[float, str], ...]  #: Positions and labels of the horizontal axis.
     y_ticks: tuple[tuple[float, str], ...]
     y_scale: tuple[float, float]  #: The value at the upper edge, and the number of SVG units per unit of the measure.
@@ -150,9 +149,8 @@ def pareto_front(costs: Sequence[float], values: Sequence[float]) -> list[int]:
     >>> pareto_front([1, 2, 3, 3], [0.5, 0.4, 0.7, 0.6])
     [0, 2]
     """
-    order = sorted(range(len(costs)), key=lambda at: (costs[at], -values[at]))
     front: list[int] = []
-    for at in order:
+    for at in sorted(range(len(costs)), key=lambda at: (costs[at], -values[at])):
         if not front or values[at] > values[front[-1]]:
             front.append(at)
         elif values[at] == values[front[-1]] and costs[at] == costs[front[-1]]:
@@ -243,13 +241,10 @@ class _Scale:
 
     def ticks(self) -> list[tuple[float, str]]:
         if not self.logarithmic:
-            many = round((self.high - self.low) / self.step)
-            return [
-                (round(self.at(v), 1), _format_tick(v)) for v in (self.low + n * self.step for n in range(many + 1))
-            ]
+            values = (self.low + n * self.step for n in range(round((self.high - self.low) / self.step) + 1))
+            return [(round(self.at(value), 1), _format_tick(value)) for value in values]
         zero = [(self.at(0), "0")] if self.zero else []
-        every = max(1, math.ceil((self.high - self.low) / _TICKS))
-        powers = range(int(self.low), int(self.high) + 1, every)
+        powers = range(int(self.low), int(self.high) + 1, max(1, math.ceil((self.high - self.low) / _TICKS)))
         return zero + [(round(self.at(10.0**n), 1), _format_tick(10.0**n)) for n in powers]
 
 

@@ -23,7 +23,7 @@ from rerank.io.file_hashes import file_hash
 from rerank.io.json_records import parse_json
 from rerank.io.run_files import read_run
 from rerank.io.text_files import open_text_file
-from rerank.leaderboard.card import Card, CardIndex, read_card, stem_of_run
+from rerank.leaderboard.board_config import Card, CardIndex, read_card, stem_of_run
 from rerank.store import RunFolder
 from rerank.types import Qrels, Run
 
@@ -161,11 +161,8 @@ def find_runs(
         name if long.count(name) == 1 else f"{name} ({long[:number].count(name) + 1})"
         for number, name in enumerate(long)
     ]
-    renamed = [
-        replace(entry, card=entry.card.model_copy(update={"name": name}))
-        for entry, name in zip(entries, unique, strict=True)
-    ]
-    return renamed, notes
+    updates = zip(entries, unique, strict=True)
+    return [replace(entry, card=entry.card.model_copy(update={"name": name})) for entry, name in updates], notes
 
 
 def runs_of_record(record: RecordedScores, source: Path) -> list[Entry]:
@@ -223,8 +220,7 @@ def _entry_from_folder(folder: RunFolder, defaults: Card) -> Entry:
         partly=bool(spec.max_queries or spec.queries),
         judged=folder.read_qrels(),
     )
-    run = folder.read_run(_RESULT)
-    return Entry(card=card, run=run, source=folder.path, first=first, queries=texts, origin=origin)
+    return Entry(card=card, run=folder.read_run(_RESULT), source=folder.path, first=first, queries=texts, origin=origin)
 
 
 def _check_hash(card: Card, path: Path) -> None:

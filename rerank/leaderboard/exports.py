@@ -110,16 +110,13 @@ def board_table(board: Board, table: Standings) -> TableReport:
     for index in table.order:
         entry, standing = board.entries[index], table.runs[index]
         mark = "†" if standing.tied else ""
-        above = format_rank_ranges(standing.beats) + standing.mark
-        mean = Cell(f"{standing.mean:.4f}", above, standing.mean == best)
-        interval = f"{standing.low:.4f}–{standing.high:.4f}"
+        mean = Cell(f"{standing.mean:.4f}", format_rank_ranges(standing.beats) + standing.mark, standing.mean == best)
         depth = "–" if entry.card.depth is None else str(entry.card.depth)
-        stage = entry.card.first_stage or "–"
         gain = standing.gain
         change = f"{gain.difference:+.4f}{'*' * gain.significant}" if gain else "–"
         others = [f"{other.runs[index].mean:.4f}" for other in board.tables if other is not table]
-        row = [str(standing.place), entry.name + mark, stage, depth, entry.card.model or "–"]
-        rows.append([*row, mean, interval, change, *others])
+        row = [str(standing.place), entry.name + mark, entry.card.first_stage or "–", depth, entry.card.model or "–"]
+        rows.append([*row, mean, f"{standing.low:.4f}–{standing.high:.4f}", change, *others])
     others = [other.measure for other in board.tables if other is not table]
     heads = ["", "run", "first stage", "depth", "model", table.measure, "95% interval", "gain", *others]
     legend = [
@@ -143,10 +140,28 @@ def write_tirex(entry: Entry, out: Path, *, team: str, collection: str, reposito
     folder = out / folder_of_run(entry.name)
     folder.mkdir(parents=True, exist_ok=True)
     write_run(Run(entry.run.values(), name=entry.name), folder / "run.txt")
+    card = entry.card
+    first: dict[str, Any] = {"name": card.first_stage, "method": card.first_stage}
+    reranker = {"name": card.name, "method": card.method or card.name, "model": card.model, "k": card.depth}
+    stages = [first, {**reranker, "reranks": card.first_stage}] if card.first_stage else [reranker]
+    described = ", ".join(filter(None, [card.method, card.model, card.first_stage and f"over {card.first_stage}"]))
+    metadata = {
+        "tag": card.name,
+        "actor": {"team": team},
+        "platform": {"software": {"libraries": [f"listrank {version('listrank')}"]}},
+        "implementation": {"source": {"repository": repository}},
+        "data": {"test collection": {"name": collection}},
+        "method": {
+            "name": card.name,
+            "description": card.note or described or card.name,
+            "automatic": True,
+            "retrieval": [{key: value for key, value in stage.items() if value} for stage in stages],
+        },
+    }
     import yaml
 
     with replace_text_file(folder / "ir-metadata.yml") as stream:
-        yaml.safe_dump(_ir_metadata(entry, team, collection, repository), stream, sort_keys=False, allow_unicode=True)
+        yaml.safe_dump(metadata, stream, sort_keys=False, allow_unicode=True)
     return folder
 
 
@@ -165,24 +180,3 @@ def check_folders(names: Iterable[str]) -> None:
 def folder_of_run(name: str) -> str:
     """Return the folder name for a run name: characters except letters, digits, ``_``, ``.`` and ``-`` are replaced."""
     return portable_name(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "run")
-
-
-def _ir_metadata(entry: Entry, team: str, collection: str, repository: str) -> dict[str, Any]:
-    card = entry.card
-    first: dict[str, Any] = {"name": card.first_stage, "method": card.first_stage}
-    reranker = {"name": card.name, "method": card.method or card.name, "model": card.model, "k": card.depth}
-    stages = [first, {**reranker, "reranks": card.first_stage}] if card.first_stage else [reranker]
-    described = ", ".join(filter(None, [card.method, card.model, card.first_stage and f"over {card.first_stage}"]))
-    return {
-        "tag": card.name,
-        "actor": {"team": team},
-        "platform": {"software": {"libraries": [f"listrank {version('listrank')}"]}},
-        "implementation": {"source": {"repository": repository}},
-        "data": {"test collection": {"name": collection}},
-        "method": {
-            "name": card.name,
-            "description": card.note or described or card.name,
-            "automatic": True,
-            "retrieval": [{key: value for key, value in stage.items() if value} for stage in stages],
-        },
-    }

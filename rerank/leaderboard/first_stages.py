@@ -19,7 +19,7 @@ from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.pairwise_decisions import PairwiseDecisions
 from rerank.evaluation.significance import TITLES, correct_p_values, student_t_interval
 from rerank.evaluation.significance.base import Floats
-from rerank.leaderboard.card import Card, stem_of_run
+from rerank.leaderboard.board_config import Card, stem_of_run
 from rerank.leaderboard.entries import Entry, digest_ranked_lists
 from rerank.selector import Selector
 from rerank.types import Run
@@ -66,9 +66,8 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
         if entry.card.before not in names:
             raise UnknownNameError(f"run in the key 'before' of {entry.name!r}:", entry.card.before, names)
         if entry.card.before == entry.name:
-            raise UsageError(
-                f"The key 'before' of run {entry.name!r} is its own name", expected="the name of another run"
-            )
+            found = f"The key 'before' of run {entry.name!r} is its own name"
+            raise UsageError(found, expected="the name of another run")
         before[index] = names.index(entry.card.before)
     before += [None] * (len(everything) - len(entries))
     notes: list[str] = []
@@ -148,9 +147,8 @@ def identical_lists(entries: Sequence[Entry]) -> tuple[tuple[int, ...], ...]:
     groups: dict[str, list[int]] = {}
     for index, entry in enumerate(entries):
         groups.setdefault(entry.digest, []).append(index)
-    return tuple(
-        tuple(other for other in groups[entry.digest] if other != index) for index, entry in enumerate(entries)
-    )
+    same = (groups[entry.digest] for entry in entries)
+    return tuple(tuple(other for other in group if other != index) for index, group in enumerate(same))
 
 
 def label_candidates(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:

@@ -120,31 +120,19 @@ def render_site(boards: Sequence[Board], title: str) -> dict[str, str]:
             content[f"tables/{table_name(board, table)}.csv"] = board_as_csv(board, table)
             content[f"tables/{table_name(board, table)}.tex"] = board_as_latex(board, table)
         views.append(_view_of_board(board, folder))
-    content["index.html"] = _render_page(views, title)
-    return content
-
-
-def table_name(board: Board, table: Standings) -> str:
-    """Return the file name of an exported table, without suffix."""
-    measure = re.sub(r"[^a-z0-9]+", "-", table.measure.lower()).strip("-")
-    return f"{board.key}-{measure}"
-
-
-def _render_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
     from jinja2 import Environment
 
-    package = files("rerank.leaderboard")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "ranges": format_rank_ranges,
-        "amount": _format_amount,
+        # None, for an unknown value, becomes a dash
+        "amount": lambda v: "–" if v is None else f"{v:,.0f}" if v >= 100 or v == 0 else f"{v:.3g}",
         "figure": lambda value: f"{value:.3f}" if round(value, 3) == value else f"{value:g}",
         # only URLs that are safe to use as a link
         "address": lambda text: re.fullmatch(r"https?://[^\s\"'<>]+", text) is not None,
         "path": lambda url: urlsplit(url).path.strip("/") or url,
     }
-    template = environment.from_string((package / "site.html.j2").read_text(encoding="utf-8"))
-    return template.render(
+    content["index.html"] = environment.from_string((package / "site.html.j2").read_text(encoding="utf-8")).render(
         title=title,
         views=views,
         costs=COSTS,
@@ -155,6 +143,13 @@ def _render_page(views: Sequence[Mapping[str, Any]], title: str) -> str:
             for name in ("category", "language")
         },
     )
+    return content
+
+
+def table_name(board: Board, table: Standings) -> str:
+    """Return the file name of an exported table, without suffix."""
+    measure = re.sub(r"[^a-z0-9]+", "-", table.measure.lower()).strip("-")
+    return f"{board.key}-{measure}"
 
 
 def _view_of_board(board: Board, folder: str) -> dict[str, Any]:
@@ -205,13 +200,6 @@ def _cost_plots(board: Board, table: Standings) -> list[dict[str, Any]]:
         if drawn is not None:
             plots.append({"kind": kind, "axis": axis, "plot": drawn})
     return plots
-
-
-def _format_amount(value: float | None) -> str:
-    """Format a number for a table of the page; None, for an unknown value, becomes a dash."""
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value >= 100 or value == 0 else f"{value:.3g}"
 
 
 def _file_list(names: Sequence[str] | Mapping[str, str]) -> str:
@@ -297,8 +285,7 @@ def script_of_lists(board: Board, number: int) -> str:
     }
     texts = {place: board.docs[doc].full_text for doc, place in places.items() if doc in board.docs}
     if texts:
-        short = {place: text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…" for place, text in texts.items()}
-        content["texts"] = short
+        content["texts"] = {p: t if len(t) <= _LETTERS else t[: _LETTERS - 1] + "…" for p, t in texts.items()}
     return _script_call("listrankLists", {"key": board.key, "number": number, **content})
 
 

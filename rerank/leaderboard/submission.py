@@ -14,7 +14,7 @@ from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import split_columns
 from rerank.io.settings_files import read_toml_file
 from rerank.io.text_files import open_text_file
-from rerank.leaderboard.card import Card, parse_card, stem_of_run
+from rerank.leaderboard.board_config import Card, parse_card, stem_of_run
 from rerank.types import Qrels, ranking_score_to_float32
 
 SHOWN = 5  #: Maximum number of problems of one type that are listed. Further problems are only counted.
@@ -109,7 +109,22 @@ def _check_run(report: SubmissionReport, run: Path, card: Card, qrels: Qrels) ->
         if card.depth is not None and len(docs) > card.depth
     ]
     report.problems += [*_first_problems(unknown), *_first_problems(deep)]
-    report.notes += _remarks(lists, card, qrels)
+    if missing := [query for query in qrels if query not in lists.scores]:
+        report.notes.append(
+            f"{len(missing)} of {len(qrels)} judged queries have no list and score 0, such as {missing[0]!r}."
+        )
+    if disordered := list(lists.disordered()):
+        report.notes.append(
+            f"For {len(disordered)} queries, such as {disordered[0]!r}, the rank column contradicts the scores "
+            "(with ties by descending document id). The scores determine the order."
+        )
+    deepest = max(map(len, lists.scores.values()))
+    if card.depth is not None and deepest < card.depth:
+        report.notes.append(f"The longest list has {deepest} documents, but the card declares depth {card.depth}.")
+    if len(lists.tags) > 1:
+        report.notes.append(
+            f"The lines have {len(lists.tags)} different tags: {', '.join(map(repr, list(lists.tags)[:SHOWN]))}."
+        )
 
 
 @dataclass
@@ -154,27 +169,6 @@ class _Lists:
 
     def _fault(self, kind: str, text: str) -> None:
         self.faults.setdefault(kind, []).append(text)
-
-
-def _remarks(lists: _Lists, card: Card, qrels: Qrels) -> list[str]:
-    notes = []
-    missing = [query for query in qrels if query not in lists.scores]
-    if missing:
-        notes.append(f"{len(missing)} of {len(qrels)} judged queries have no list and score 0, such as {missing[0]!r}.")
-    disordered = list(lists.disordered())
-    if disordered:
-        notes.append(
-            f"For {len(disordered)} queries, such as {disordered[0]!r}, the rank column contradicts the scores "
-            "(with ties by descending document id). The scores determine the order."
-        )
-    deepest = max(map(len, lists.scores.values()))
-    if card.depth is not None and deepest < card.depth:
-        notes.append(f"The longest list has {deepest} documents, but the card declares depth {card.depth}.")
-    if len(lists.tags) > 1:
-        notes.append(
-            f"The lines have {len(lists.tags)} different tags: {', '.join(map(repr, list(lists.tags)[:SHOWN]))}."
-        )
-    return notes
 
 
 def _first_problems(faults: list[str]) -> list[str]:

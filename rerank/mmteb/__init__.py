@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from rerank.mmteb.evaluation import (
     BENCHMARKS,
+    MtebFirstStage,
+    MtebReranker,
     TaskResult,
     describe_mteb_candidates,
     evaluate_mteb_task,
     list_mteb_tasks,
+    parse_mteb_first_stage,
 )
-from rerank.mmteb.models import MtebFirstStage, MtebReranker, parse_mteb_first_stage
 
 __all__ = [
     "BENCHMARKS",

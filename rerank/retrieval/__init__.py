@@ -28,7 +28,10 @@ __all__ = [
 first_stages = Registry(
     "retrieval",
     "first stage",
-    shared={"retrieval.run": "run candidates", "retrieval.base.search_engines": "elasticsearch opensearch"},
+    shared={
+        "retrieval.run": "run candidates",
+        "retrieval.base.document_stores": "elasticsearch opensearch pgvector qdrant",
+    },
 )
 
 

@@ -10,12 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rerank.adjudication.conclusions import Procedure, cross_significance_procedures
+from rerank.adjudication.conclusions import (
+    CONTRASTED,
+    RESAMPLED,
+    Procedure,
+    compare_methods,
+    cross_significance_procedures,
+)
 from rerank.adjudication.orders.base import StaticOrder
 from rerank.adjudication.pool_measures import SystemRepeats
 from rerank.adjudication.pools import pool_runs
 from rerank.adjudication.qrels_comparison import compare_with_gold_qrels
-from rerank.adjudication.resampling import CONTRASTED, RESAMPLED, compare_methods
 from rerank.adjudication.studies import AdjudicationStudy, StudyDesign, run_study
 from rerank.adjudication.study_report import (
     find_disagreements,

@@ -81,7 +81,7 @@ def _recipe(path: Path) -> object:
 
 
 def _card(path: Path) -> object:
-    from rerank.leaderboard.card import read_card
+    from rerank.leaderboard.board_config import read_card
 
     return read_card(path)
 

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from rerank.collections import describe_collection, open_collection
-from rerank.collections.t2ranking import T2ranking
+from rerank.collections.t2ranking import T2ranking, lookup_numbered_rows, parse_whole_number
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError
 from rerank.evaluation import evaluate_run
-from rerank.io.numbered_rows import lookup_numbered_rows, parse_whole_number
 from rerank.retrieval import open_first_stage
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises

@@ -14,8 +14,8 @@ import pytest
 
 from rerank.errors import MissingPrerequisiteError, UsageError
 from rerank.retrieval import first_stages, open_first_stage, retriever_index_bytes
+from rerank.retrieval.base.document_stores import Qdrant
 from rerank.retrieval.base.stages import RetrieverSource
-from rerank.retrieval.qdrant import Qdrant
 from rerank.types import Document, Query, Ranking, Run
 from tests.raising import raises
 from tests.retrieval.encoders import Floats, save_encoder, save_multi_vector, save_splade

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from rerank.downsampling import Goal, choose_fewest_queries, choose_smallest_pool
-from rerank.downsampling.conclusions import ReductionStep, find_smallest
-from rerank.downsampling.sizes import documents_per_query, reduce_run
+from rerank.downsampling.reduction import ReductionStep, documents_per_query, find_smallest, reduce_run
 from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation import ScoreMatrix, evaluate_run
 from rerank.types import Qrels

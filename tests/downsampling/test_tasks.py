@@ -14,8 +14,14 @@ from rerank.downsampling import (
     TaskReductionDesign,
     choose_fewest_tasks,
 )
-from rerank.downsampling.conclusions import compare, pairs_by_outcome, spearman
-from rerank.downsampling.tasks import predict_left_out, predict_omitted, standardise
+from rerank.downsampling.reduction import (
+    compare,
+    pairs_by_outcome,
+    predict_left_out,
+    predict_omitted,
+    spearman,
+    standardise,
+)
 from rerank.errors import UnknownNameError, UsageError
 from tests.raising import raises
 

@@ -484,8 +484,7 @@ def open_settings_classes() -> dict[str, type]:
     from rerank.experiment.spec import Execution, RunSpec
     from rerank.finetune import recipe
     from rerank.judges import Limits
-    from rerank.leaderboard.board_config import BoardConfig
-    from rerank.leaderboard.card import Card
+    from rerank.leaderboard.board_config import BoardConfig, Card
     from rerank.leaderboard.suites.suite import CollectionTable, Suite
     from rerank.models.adapters import AdapterSettings
     from rerank.serving.settings import ServerSettings

@@ -11,7 +11,7 @@ import pytest
 from rerank.errors import DataError, MissingResourceError
 from rerank.io.file_hashes import file_hash
 from rerank.io.run_files import write_run
-from rerank.leaderboard.card import Card, CardIndex, parse_card, read_card, stem_of_run
+from rerank.leaderboard.board_config import Card, CardIndex, parse_card, read_card, stem_of_run
 from rerank.leaderboard.entries import find_runs
 from tests.leaderboard.made import HOSTILE, TOPICS, card, files, judged, noisy, run_folder
 from tests.raising import raises

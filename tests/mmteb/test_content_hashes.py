@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rerank.errors import UnknownNameError
-from rerank.mmteb.models import hash_contents
+from rerank.mmteb.evaluation import hash_contents
 from rerank.models import model_folder
 
 

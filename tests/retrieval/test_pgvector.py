@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("psycopg")
 
 from rerank.errors import BackendError, DataError, MissingPrerequisiteError, RerankError, UsageError
-from rerank.retrieval.pgvector import Pgvector
+from rerank.retrieval.base.document_stores import Pgvector
 from rerank.types import Document, Query
 from tests.raising import raises
 from tests.retrieval.encoders import Fake, Floats

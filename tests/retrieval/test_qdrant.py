@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("qdrant_client")
 
 from rerank.errors import BackendError, DataError, MissingResourceError, RerankError, UsageError
-from rerank.retrieval.qdrant import Qdrant
+from rerank.retrieval.base.document_stores import Qdrant
 from rerank.types import Document, Query
 from tests.raising import raises
 from tests.retrieval.encoders import Fake, Floats

@@ -347,8 +347,7 @@ class JudgingSession:
             judgment = Judgment.from_dict(line, self.terms.grades)
         except ValueError as error:
             return str(error)
-        problem = self._problem(judgment)
-        if not problem:
+        if not (problem := self._problem(judgment)):
             self._take(judgment)
         return problem
 

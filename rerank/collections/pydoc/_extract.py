@@ -226,8 +226,7 @@ def _imported_module(node: ast.ImportFrom, package: str) -> str:
     if not node.level:
         return node.module or ""
     parts = package.split(".")
-    base = parts[: len(parts) - node.level + 1]
-    return ".".join([*base, *([node.module] if node.module else [])])
+    return ".".join([*parts[: len(parts) - node.level + 1], *([node.module] if node.module else [])])
 
 
 def _names_in_dunder_all(source: _Source) -> set[str]:
@@ -243,10 +242,6 @@ def _names_in_dunder_all(source: _Source) -> set[str]:
 
 def _star_imports(source: _Source) -> list[str]:
     """Return the names that ``from module import *`` imports."""
-    defined = [
-        node.name
-        for node in _statements(source.tree.body)
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    defined = [node.name for node in _statements(source.tree.body) if isinstance(node, ast.ClassDef | _Function)]
     listed = _names_in_dunder_all(source)
     return [name for name in defined if (name in listed if listed else not name.startswith("_"))]

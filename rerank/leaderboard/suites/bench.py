@@ -127,11 +127,10 @@ class PlannedRun:
     def to_dict(self) -> dict[str, Any]:
         """Return the run as a row of ``rerank bench --dry-run --format json``."""
         known = self.expected
-        tokens = known["tokens_in"] + known["tokens_out"] if known else None
         return {
             "spec": self.spec.model_dump(mode="json"),
             "status": self.status,
-            "tokens": tokens,
+            "tokens": known["tokens_in"] + known["tokens_out"] if known else None,
             "seconds": known.get("seconds"),
             "collection": self.run.group.table.title,
             "system": self.run.system,
@@ -213,10 +212,8 @@ def execute_runs(
         try:
             check_failure_rate(summary, planned_run.spec.max_failure_rate)
             if not summary.get("complete", True):
-                errors = summary["windows"]["error"]
-                problem = (
-                    f"The run is unfinished: {errors} of its windows got no reply. Repeat the command to retry them."
-                )
+                unanswered = f"{summary['windows']['error']} of its windows got no reply"
+                problem = f"The run is unfinished: {unanswered}. Repeat the command to retry them."
         except RerankError as error:
             problem = str(error)
         yield SuiteResult(planned=planned_run, summary=summary, problem=problem)
@@ -255,9 +252,8 @@ class _Planner:
         planned_run.candidates = found
         try:
             planned_run.spec = spec_with_trained_defaults(run.spec)
-            prepared = prepare_run(
-                planned_run.spec, self._execution, backend=self._backend(planned_run.spec), candidates=found
-            )
+            backend = self._backend(planned_run.spec)
+            prepared = prepare_run(planned_run.spec, self._execution, backend=backend, candidates=found)
             identity = prepared.identity()
             matching = [stored for stored in self._stored if stored.holds(prepared, identity)]
             planned_run.stored = next((stored for stored in matching if stored.summary), None)
@@ -270,10 +266,8 @@ class _Planner:
 
     def _expected(self, planned_run: PlannedRun, prepared: PreparedRun) -> dict[str, Any]:
         if planned_run.stored and planned_run.stored.summary:
-            return {
-                key: planned_run.stored.summary.get(key)
-                for key in ("calls", "tokens_in", "tokens_out", "cost", "seconds")
-            }
+            keys = ("calls", "tokens_in", "tokens_out", "cost", "seconds")
+            return {key: planned_run.stored.summary.get(key) for key in keys}
         expected = estimate_run_cost(prepared)
         seconds = estimate_seconds(self._stored, planned_run.spec, expected["tokens_in"] + expected["tokens_out"])
         return expected | {"seconds": seconds}
@@ -353,13 +347,8 @@ def open_without_weights(spec: RunSpec, kind: str) -> PlanningBackend:
         identity["adapter"] = hash_file_contents_of_model(adapter_folder(spec.adapter))
     tasks = tasks_supported_by_backend(backend)
     tokens = _token_counter(config, reader, options, pairs=CrossEncoderTask in tasks, name=identity["model"])
-    return PlanningBackend(
-        identity=identity,
-        tokens=tokens,
-        tasks=tasks,
-        sees_pictures=task_backend_sees_pictures(backend),
-        base=files.base,
-    )
+    sees = task_backend_sees_pictures(backend)
+    return PlanningBackend(identity=identity, tokens=tokens, tasks=tasks, sees_pictures=sees, base=files.base)
 
 
 def _token_counter(config: Any, reader: Any, options: BackendOptions, *, pairs: bool, name: str) -> TokenCounter:

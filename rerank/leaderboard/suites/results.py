@@ -112,8 +112,7 @@ def _compare_group(suite: Suite, results: Sequence[SuiteResult]) -> dict[str, An
         squares = math.fsum((value - centre) ** 2 for value in means)
         sd = math.sqrt(squares / (len(means) - 1)) if len(means) > 1 else None
         spread = {"sd": sd, "lowest": min(means), "highest": max(means)}
-        row = {"system": name, "seeds": len(scores), "scores": average.summary(), "spread": spread}
-        result["systems"].append(row)
+        result["systems"].append({"system": name, "seeds": len(scores), "scores": average.summary(), "spread": spread})
     result["rivals"], notes = _evaluate_rivals(group, candidates, relevant)
     result["notes"] += notes
     result["notes"] += [

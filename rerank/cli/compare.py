@@ -28,7 +28,7 @@ from rerank.cli.output import emit, print_note
 from rerank.cli.run_files import expand_folders, read_named_runs, short_run_names
 from rerank.collections import open_collection_qrels
 from rerank.errors import GateError, UnknownNameError, UsageError, ensure
-from rerank.evaluation.baseline_comparison import Condition, GateDecision, compare_with_baseline, decide_gate
+from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.comparison import (
     ComparedRuns,
@@ -36,6 +36,7 @@ from rerank.evaluation.comparison import (
     compared_runs_of_matrix,
     score_compared_runs,
 )
+from rerank.evaluation.gate import Condition, GateDecision, decide_gate
 from rerank.evaluation.pairwise_decisions import ComparisonOptions, check_significance_level, compare_all_runs
 from rerank.evaluation.scores import ScoreMatrix, read_score_matrix
 from rerank.io.text_files import check_file_writable

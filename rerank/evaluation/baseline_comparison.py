@@ -1,14 +1,14 @@
-"""Comparison of many systems with one baseline, with tests of equivalence and non-inferiority (TOST), and a gate for continuous integration."""
+"""Comparison of many systems with one baseline, with tests of equivalence and non-inferiority (TOST)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rerank.errors import UnknownNameError, UsageError, ensure
+from rerank.errors import UnknownNameError, UsageError
 from rerank.evaluation.baseline_tests import CorrectedPairTest, open_baseline_test
 from rerank.evaluation.pairwise_decisions import (
     ComparisonFamily,
@@ -25,7 +25,7 @@ from rerank.evaluation.pairwise_decisions import (
 )
 from rerank.evaluation.power import smallest_detectable_difference
 from rerank.evaluation.scores import ScoreMatrix, Scores, format_interval, format_p_value, format_score
-from rerank.evaluation.significance import correct_p_values, open_significance_test
+from rerank.evaluation.significance import correct_p_values
 from rerank.evaluation.significance.anova import Dunnett
 from rerank.evaluation.significance.base import (
     BaselineP,
@@ -38,6 +38,9 @@ from rerank.evaluation.significance.base import (
 from rerank.evaluation.significance.resampling import Bootstrap, MaxT, ResamplingOptions
 from rerank.io.reports import Cell, Grid, Report, TableReport, format_cell
 from rerank.selector import Selector
+
+if TYPE_CHECKING:
+    from rerank.evaluation.gate import GateDecision
 
 #: Power at which the smallest detectable difference of a row is stated.
 POWER = 0.8
@@ -352,83 +355,3 @@ def equivalence_p_values(
     limit = np.where(differences[0] == 0, 0.0, 1.0)
     not_inferior = clip_p_values(np.where(error == 0, limit, above))
     return EquivalenceP(np.maximum(not_inferior, clip_p_values(np.where(error == 0, limit, below))), not_inferior)
-
-
-Condition = Literal["worse", "not-better", "not-equivalent"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GateDecision:
-    """Decision of a gate about a new run, compared with a base run on one measure."""
-
-    fail_if: Condition
-    fails: bool
-    difference: float  #: Mean score of the new run minus that of the base run.
-    p: float  #: P-value of the test that decided.
-    #: Smallest true difference that a paired t-test detects with a power of 0.8; 0 if all differences are equal.
-    detectable: float
-    sentence: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDecision:
-    """Decide whether a gate fails, given the comparison of one run with one baseline on one measure.
-
-    - ``worse`` fails if the new run is significantly worse: the p-value of the two-sided paired test is at most alpha
-      and the difference is negative.
-    - ``not-better`` fails unless the new run is significantly better, by the same test.
-    - ``not-equivalent`` fails unless both one-sided t-tests against the margin (TOST) are significant at alpha.
-
-    If all differences are equal but not 0, the t-test cannot be computed, and Wilcoxon's test decides instead.
-
-    The sentence states the smallest true difference that the paired t-test detects with power .8 at level alpha, given
-    the standard deviation s of the differences on n queries. With d = shift * s / sqrt(n), the power is P(|T| > t_crit)
-    for a noncentral t variable T with n - 1 degrees of freedom (Cohen 1988, section 2.5; `paired_t_power`), which is
-    solved for d. It does not depend on the observed difference.
-
-    Raises:
-        UsageError: There are several measures or runs, or the comparison has no margin for ``not-equivalent``.
-    """
-    count = len(comparison.rows)
-    ensure(count == 1, f"--fail-if is given with {count} comparisons", expected="one: two runs and one measure")
-    (row,), family, margin = comparison.rows, comparison.family, comparison.margin
-    ensure(
-        margin is not None or condition != "not-equivalent",
-        "--fail-if not-equivalent is given without --margin",
-        expected="the largest difference that does not matter",
-        remedy="Add --margin .01",
-    )
-    title, p = family.title, row.adjusted_p
-    if p is None:
-        title, p = "Wilcoxon, since all differences are equal", _wilcoxon_p(comparison, row)
-    is_significant = p <= family.alpha
-    if condition == "not-equivalent":
-        title, p = f"TOST with margin {margin:g}", row.claims["equivalent_p"]
-        fails = p > family.alpha
-        verdict = f"{'not ' * fails}significantly equivalent"
-    elif condition == "worse":
-        fails = is_significant and row.difference < 0
-        verdict = f"{'' if fails else 'not '}significantly worse"
-    else:
-        fails = not (is_significant and row.difference > 0)
-        verdict = f"{'not ' * fails}significantly better"
-    sentence = (
-        f"{row.run} - {comparison.baseline}: {row.measure} {row.difference:+.4f} {format_interval(*row.interval, 4)}, "
-        f"p {format_p_value(p)} ({title}, {family.topics} queries), {verdict} at level {family.alpha:g}"
-    )
-    if row.detectable:
-        sentence += (
-            f"; with {family.topics} queries, a true loss of less than {row.detectable:.4f} would not be seen with "
-            f"power {POWER:g}"
-        )
-    return GateDecision(
-        fail_if=condition, fails=fails, difference=row.difference, p=p, detectable=row.detectable, sentence=sentence
-    )
-
-
-def _wilcoxon_p(comparison: BaselineComparison, row: BaselineRow) -> float:
-    (matrix,) = comparison.matrices
-    pair = [matrix.systems.index(name) for name in (comparison.baseline, row.run)]
-    return float(open_significance_test(with_rounding_for_wilcoxon("wilcoxon")).p_values(matrix.values[:, pair])[0])

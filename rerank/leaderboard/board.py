@@ -129,8 +129,9 @@ def make_board(plan: BoardConfig, *, home: Path, data: Path | None = None, runs:
         entries = _check_names([*runs_of_record(record, home / plan.scores), *entries])
     notes = [*others, *split, *notes]
     if not entries:
-        found_none = " ".join(notes) or f"The board {plan.title!r} has no runs"
-        raise DataError(found_none, expected="at least one finished run")
+        raise DataError(
+            " ".join(notes) or f"The board {plan.title!r} has no runs", expected="at least one finished run"
+        )
     ranked = link_first_stages(entries)
     relevant = plan.relevant or lowest
     names = [str(m) for m in parse_measures(plan.measures, relevant=relevant)]

@@ -66,8 +66,9 @@ def link_first_stages(entries: Sequence[Entry]) -> LinkedRuns:
         if entry.card.before not in names:
             raise UnknownNameError(f"run in the key 'before' of {entry.name!r}:", entry.card.before, names)
         if entry.card.before == entry.name:
-            found = f"The key 'before' of run {entry.name!r} is its own name"
-            raise UsageError(found, expected="the name of another run")
+            raise UsageError(
+                f"The key 'before' of run {entry.name!r} is its own name", expected="the name of another run"
+            )
         before[index] = names.index(entry.card.before)
     before += [None] * (len(everything) - len(entries))
     notes: list[str] = []

@@ -13,8 +13,7 @@ from rerank.backends import vllm
 from rerank.backends.fake import Fake
 from rerank.backends.hf import Hf
 from rerank.backends.vllm import Vllm
-from rerank.engines import open_engine
-from rerank.engines.local import Local
+from rerank.engines import Local, open_engine
 from rerank.engines.ray import Ray
 from rerank.errors import BackendError, MissingPrerequisiteError, UnknownNameError, UsageError
 from rerank.lm.model_process import LocalModel

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rerank import Reranker
-from rerank.engines.local import Local
+from rerank.engines import Local
 from rerank.errors import DataError, PartialFailureError, UnknownNameError, UsageError
 from rerank.experiment import (
     check_failure_rate,

@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from rerank.backends.fake import Fake
-from rerank.engines import RankingJob
-from rerank.engines.local import Local
+from rerank.engines import Local, RankingJob
 from rerank.errors import BackendError, DataError, MissingResourceError, UnknownNameError, UsageError
 from rerank.experiment import execute, prepare_run, replay_and_rescore_run, run_experiment, spec, verify_run_folder
 from rerank.experiment.candidates import digest_run

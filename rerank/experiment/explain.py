@@ -12,8 +12,10 @@ from rerank.store import Call, RunFolder
 from rerank.store.run_folder import JudgeScores, read_judge_scores
 
 #: The files of a run folder that are read.
-FILES = ("spec.json", "queries.jsonl", "first_stage.trec", "calls.sqlite", "calls.sqlite-wal", "run.trec")
-FILES += ("judge_scores.jsonl",)
+FILES = (
+    *("spec.json", "queries.jsonl", "first_stage.trec", "calls.sqlite", "calls.sqlite-wal"),
+    *("run.trec", "judge_scores.jsonl"),
+)
 _MAX_REPLY = 2000  #: Maximum number of characters of a reply.
 #: The part of the specification that says how the documents were ranked.
 _SETTINGS = ("collection", "first_stage", "depth", "method", "model", "adapter", "prompt", "shuffle")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,9 +47,8 @@ _MAX_SCORED, _MAX_VALUES = 200, 20_000
 _READING = 2
 _CLIENT = "mcp"  #: Name of the client in the queue: the server does not distinguish MCP clients.
 #: Tools that are not offered without an option of the command, and the option.
-_OPTIONS = {"search": "--collection NAME"} | dict.fromkeys(
-    ("evaluate_runs", "compare_runs", "explain_ranking"), "--root FOLDER"
-)
+_OPTIONS = dict.fromkeys(("evaluate_runs", "compare_runs", "explain_ranking"), "--root FOLDER")
+_OPTIONS["search"] = "--collection NAME"
 
 #: Names of tests and corrections. Those with a baseline need the argument ``baseline``.
 Test = Literal[
@@ -58,9 +58,7 @@ Correction = Literal["auto", "none", "bonferroni", "holm", "hochberg", "bh", "by
 
 _MODEL_KEYS = ("name", "kind", "method", "licence", "hub_id", "parameters", "megabytes", "note")
 _Name = Annotated[str, Field(max_length=4096)]
-_Runs = Annotated[
-    list[_Name], Field(max_length=50, fail_fast=True, description="Run files, in TREC format or gzipped.")
-]
+_Runs = Annotated[list[_Name], Field(max_length=50, fail_fast=True, description="Run files in TREC format or gzipped.")]
 _Permutations = Annotated[int | None, Field(ge=1, le=100_000, description="Number of resamples of a resampling test.")]
 _Baseline = Annotated[_Name | None, Field(description="One of run_files, with which the others are compared.")]
 _Qrels = Annotated[_Name, Field(description="File of relevance judgments, in the format of TREC, BEIR or JSON.")]
@@ -82,20 +80,17 @@ def _read_runs(copy: CopyFile, names: Sequence[str], measures: Sequence[str]) ->
 
 def _list_models(served: str, contains: str, *, downloaded: bool) -> dict[str, Any]:
     """List presets; that of a reranker is downloaded if the cache of the hub's client has a commit."""
-    hub = None
-    if find_spec("huggingface_hub") is not None:
-        from huggingface_hub.constants import HF_HUB_CACHE as hub
-    rows = [
-        {**row, "megabytes": MODELS[row["name"]].size / 1e6 if row["name"] in MODELS else None} for row in list_models()
-    ]
+    has_hub = find_spec("huggingface_hub") is not None
+    cache = Path(import_module("huggingface_hub.constants").HF_HUB_CACHE) if has_hub else None
+    megabytes = {name: preset.size / 1e6 for name, preset in MODELS.items()}
+    rows = [{**row, "megabytes": megabytes.get(row["name"])} for row in list_models()]
     for row in list_rerankers():
-        commits = Path(hub or "", f"models--{row['hub_id'].replace('/', '--')}", "snapshots").glob("*")
-        rows.append({**row, "pulled": hub is not None and any(commits)})
+        commits = cache.glob(f"models--{row['hub_id'].replace('/', '--')}/snapshots/*") if cache else iter(())
+        rows.append({**row, "pulled": any(commits)})
     found = [
         {key: row.get(key) for key in _MODEL_KEYS} | {"downloaded": row["pulled"]}
         for row in rows
-        if (row["pulled"] or not downloaded)
-        and contains.lower() in f"{row['name']} {row['kind']} {row['hub_id']}".lower()
+        if row["pulled"] >= downloaded and contains.lower() in f"{row['name']} {row['kind']} {row['hub_id']}".lower()
     ]
     return {"served": served, "models": found}
 
@@ -132,17 +127,13 @@ def create_mcp_server(
 ) -> MCPServer[Any]:
     """Create the MCP server. The server does not log the arguments of tools, since these contain texts."""
     settings = service.settings
-    missing = [
-        f"{name} needs {option}" for name, option in _OPTIONS.items() if (search if name == "search" else roots) is None
-    ]
+    given = {"--collection NAME": search, "--root FOLDER": roots}
+    missing = ", ".join(f"{name} needs {option}" for name, option in _OPTIONS.items() if given[option] is None)
     server = _Server(
         "listrank",
         version=version("listrank"),
         log_level="WARNING",
-        instructions="Rerank documents and measure rankings."
-        + (
-            f" Not offered, because rerank mcp was started without the option: {', '.join(missing)}." if missing else ""
-        ),
+        instructions=f"Not offered, because rerank mcp was started without an option: {missing}" if missing else None,
     )
     amount = f"at most {settings.max_documents:,} documents and {settings.max_request_tokens:,} tokens"
 

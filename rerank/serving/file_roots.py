@@ -48,23 +48,23 @@ class FileRoots:
             numbers = count()
 
             def copy(name: str, *files: str) -> Path:
-                path = Path(temporary, str(next(numbers)), Path(name).name or "run")
-                path.parent.mkdir()
+                folder = Path(temporary, str(next(numbers)))
+                folder.mkdir()
                 if not files:
+                    path = folder / Path(name).name
                     self._copy(name, path)
                     _check_decompressed_size(name, path)
                     return path
-                path.mkdir()
                 for file in files:
                     with suppress(MissingResourceError):
-                        self._copy(f"{name}/{file}", path / file)
-                return path
+                        self._copy(f"{name}/{file}", folder / file)
+                return folder
 
             try:
                 yield copy
             except RerankError as error:
                 status = 422 if isinstance(error, MissingResourceError) else errors.from_exception(error).status
-                message = re.sub(rf"{re.escape(temporary)}/[0-9]+/", "", str(error))
+                message = re.sub(rf"{re.escape(temporary)}/[0-9]+/?", "", str(error))
                 raise errors.ApiError(status, " ".join(message.split())) from None
 
     def _copy(self, name: str, path: Path) -> None:
@@ -74,12 +74,15 @@ class FileRoots:
                 f"{error_repr(name, 200)} is not a file in the folders of this server",
                 expected=f"a file in {', '.join(map(str, self.folders))}",
             )
-        with open(descriptor, "rb") as source, path.open("wb") as target:
+        try:
             state = os.fstat(descriptor)
             if not stat.S_ISREG(state.st_mode):
                 raise UsageError(f"{error_repr(name, 200)} is not a regular file", expected="no folder, pipe or device")
             _check_size(name, state.st_size)
-            shutil.copyfileobj(source, target, _CHUNK)
+            with open(descriptor, "rb", closefd=False) as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+        finally:
+            os.close(descriptor)
 
     def _open(self, name: str) -> int | None:
         """Open a file below one of the folders; None if there is no such path, or it leads out of the folders."""

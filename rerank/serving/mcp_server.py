@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from starlette.applications import Starlette
 
 from rerank import evaluation
-from rerank.errors import UsageError, ensure
+from rerank.errors import MissingResourceError, UsageError, ensure, error_repr
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.baseline_tests import is_baseline_test
 from rerank.evaluation.comparison import compare_evaluated_measures, notes_on_judgments, score_compared_runs
@@ -271,7 +271,10 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
         max_calls: Annotated[int, Field(ge=0, le=200, description="Number of calls, in the order of judging.")] = 20,
     ) -> dict[str, Any]:
         def explain_copy(copy: CopyFile) -> dict[str, Any]:
-            folder = RunFolder.existing(copy(run_folder, *explain.FILES))
+            folder = RunFolder(copy(run_folder, *explain.FILES))
+            if not (folder.path / "spec.json").is_file():
+                found = f"{error_repr(run_folder, 200)} is not a run folder in the folders of this server"
+                raise MissingResourceError(found, expected=f"one in {', '.join(map(str, roots.folders))}")
             return explain.explain_ranking(folder, query_id, documents=max_documents, calls=max_calls)
 
         return await on_copies(explain_copy)

@@ -20,7 +20,7 @@ from rerank.serving import errors
 MAX_FILE_BYTES = 1 << 28  #: Maximum size of a file, also after decompression.
 _CHUNK = 1 << 20
 #: Names that a shell or Windows would read as a home folder, a drive or a network share, or that leave a folder.
-_REFUSED_NAME = re.compile(r"$|~|[A-Za-z]:|.*[\0\\]|(?:.*/)?\.\.(?:/|$)", re.DOTALL)
+_REFUSED_NAME = re.compile(r"$|~|[A-Za-z]:|.*[\0\\]|(?:.*/)?\.\.(?:/|$)|.*/$", re.DOTALL)
 
 #: Function that copies a text file, or the given files of a folder, and returns the path of the copy.
 CopyFile = Callable[..., Path]

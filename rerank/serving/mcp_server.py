@@ -66,9 +66,6 @@ _Measures = Annotated[
     list[Annotated[str, Field(max_length=200)]] | None,
     Field(min_length=1, max_length=20, description="Measures such as nDCG@10, the default, RR@10 or AP(rel=2)."),
 ]
-_Relevant = Annotated[
-    int, Field(ge=1, le=1000, description="Lowest grade that counts as relevant, for measures that do not state it.")
-]
 
 
 def _read_runs(copy: CopyFile, names: Sequence[str], measures: Sequence[str]) -> list[Run]:
@@ -211,7 +208,6 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
         run_files: Annotated[_Runs, Field(min_length=1)],
         qrels_file: _Qrels,
         measures: _Measures = None,
-        relevant: _Relevant = 1,
         per_query: Annotated[bool, Field(description="Whether to return the scores of each query.")] = False,
     ) -> dict[str, Any]:
         def evaluate(copy: CopyFile) -> dict[str, Any]:
@@ -220,10 +216,10 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
             runs, judged = _read_runs(copy, run_files, names), read_qrels(copy(qrels_file))
             values = len(runs) * len(names) * len(judged)
             ensure(not per_query or values <= _MAX_VALUES, f"{values} values", expected=f"at most {_MAX_VALUES}")
-            results = evaluation.evaluate_runs(judged, runs, names, relevant=relevant)
+            results = evaluation.evaluate_runs(judged, runs, names)
             report = evaluation.evaluation_report(qrels_file, zip(run_files, results, strict=True), per_query=per_query)
             coverage, _ = evaluation.cover_runs_by_judgments(judged, runs, results[0].measures, bounds=None)
-            notes = notes_on_judgments(judged, runs, results[0].measures, relevant)
+            notes = notes_on_judgments(judged, runs, results[0].measures)
             return evaluation.add_coverage_to_evaluation_report(report, coverage) | {"notes": notes}
 
         return await on_copies(evaluate)
@@ -236,11 +232,9 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
         run_files: Annotated[_Runs, Field(min_length=2)],
         qrels_file: _Qrels,
         measures: _Measures = None,
-        relevant: _Relevant = 1,
         test: Annotated[Test, Field(description="Paired test; dunnett and max-t need a baseline.")] = "t",
         permutations: _Permutations = None,
         correction: Annotated[Correction, Field(description="Correction for multiple comparisons.")] = "auto",
-        alpha: Annotated[float, Field(gt=0, lt=1, description="Significance level.")] = 0.05,
         baseline: _Baseline = None,
     ) -> dict[str, Any]:
         def compare(copy: CopyFile) -> dict[str, Any]:
@@ -248,9 +242,9 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
             if baseline is None and is_baseline_test(test):
                 raise UsageError(f"The test {test} is given without a baseline", expected="the argument baseline")
             selector = build_test_selector(test, permutations=permutations)
-            options = ComparisonOptions(test=selector, correction=correction, alpha=alpha)
+            options = ComparisonOptions(test=selector, correction=correction)
             runs = _read_runs(copy, run_files, names := measures or ["nDCG@10"])
-            found = score_compared_runs(read_qrels(copy(qrels_file)), runs, names, relevant=relevant)
+            found = score_compared_runs(read_qrels(copy(qrels_file)), runs, names)
             if baseline is None:
                 result = compare_evaluated_measures(found.scores, found.measures, options)
                 return result.with_notes(found.notes).to_dict()

@@ -57,7 +57,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model="fake:reversed",
         method="sliding,size=2,stride=1",
     )
-    run_experiment(spec, Execution(out=str(base / "out")))
+    run_experiment(spec, Execution(out=base / "out"))
     return base / "out"
 
 
@@ -173,8 +173,8 @@ def test_schemas_of_the_tools(folder: Path) -> None:
         "rerank": "query documents top_n return_documents",
         "list_models": "contains downloaded",
         "search": "query top_n depth",
-        "evaluate_runs": "run_files qrels_file measures relevant per_query",
-        "compare_runs": "run_files qrels_file measures relevant test permutations correction alpha baseline",
+        "evaluate_runs": "run_files qrels_file measures per_query",
+        "compare_runs": "run_files qrels_file measures test permutations correction baseline",
         "explain_ranking": "run_folder query_id max_documents max_calls",
     }
     assert {name: " ".join(tool.input_schema["properties"]) for name, tool in found.items()} == arguments
@@ -214,7 +214,7 @@ def test_only_files_below_the_roots_are_read(folder: Path) -> None:
             ("evaluate_runs", {"run_files": ["a.trec"], "qrels_file": name}),
             ("explain_ranking", {"run_folder": name.replace("recorded", "linked"), "query_id": "q1"}),
         ]
-    before = sorted(folder.rglob("*"))
+    before = sorted((folder / "runs").rglob("*"))
     for (tool, arguments), message in zip(calls, run(errors(make_server(folder), calls)), strict=True):
         if arguments.get("run_folder") == "linked":  # the call log is a link that leads out
             assert "calls.sqlite' does not exist" in message
@@ -228,7 +228,7 @@ def test_only_files_below_the_roots_are_read(folder: Path) -> None:
         assert str(folder / "outside") not in message
         assert "rerank-mcp-" not in message
         assert len(message) < 1000
-    assert sorted(folder.rglob("*")) == before
+    assert sorted((folder / "runs").rglob("*")) == before
 
 
 def test_a_link_that_appears_after_the_check_is_not_followed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

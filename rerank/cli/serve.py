@@ -169,32 +169,41 @@ def serve(
     server.run(app, listener, has_keys=bool(keys.digests))
 
 
-@command("mcp", "rerank mcp --model smollm2-135m --collection pydoc --runs-folder runs")
+@command("mcp", "rerank mcp --model smollm2-135m --collection pydoc --root runs")
 @takes_ranker_settings
 def serve_tools(
     *,
     settings: dict[str, Any],
     http: Annotated[bool, "Serve streamable HTTP at /mcp instead of standard input and output."] = False,
-    runs_folder: Annotated[list[Path] | None, "Folder of runs and qrels that clients may compare; repeatable."] = None,
+    root: Annotated[
+        list[Path] | None,
+        Option(
+            "--root",
+            "--runs-folder",
+            help="Folder below which clients may name run files, qrels and run folders; repeatable. (default: none)",
+        ),
+    ] = None,
     server: ServerOptions,
     limits: LimitOptions,
 ) -> None:
-    """Offer the tools rerank, search and compare_runs through the Model Context Protocol (MCP).
+    """Offer tools that rerank, search, evaluate, compare and explain through the Model Context Protocol (MCP).
 
-    The tool search needs --collection, and compare_runs needs --runs-folder. With --http, the address is printed.
+    The tool search needs --collection. evaluate_runs, compare_runs and explain_ranking need --root. With --http, the
+    address is printed.
     """
     from rerank.serving import check_serving_extra
 
     check_serving_extra("mcp")
-    from rerank.serving.mcp_server import RunFolders, create_mcp_http_app, create_mcp_server
+    from rerank.serving.file_roots import FileRoots
+    from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
     from rerank.serving.settings import ServerKeys
 
-    folders = RunFolders(runs_folder) if runs_folder else None
+    roots = FileRoots(root) if root else None
     keys = ServerKeys.load(server.keys_file)
     listener = server.listener() if http else None
     search = server.open_search()  # before the model, which takes longer
     service = open_served_ranker(settings, server, limits)
-    tools = create_mcp_server(service, search=search, runs=folders)
+    tools = create_mcp_server(service, search=search, roots=roots)
     with service.reranker as reranker:
         reranker.warm_up()
         if listener is None:

@@ -164,7 +164,8 @@ def log_unexpected(what: str, error: BaseException) -> None:
 
 #: Prefix of pydantic's error type -> expected value, in JSON terms.
 _EXPECTED = {
-    "string_": "a text",
+    "string_type": "a text",
+    "string_unicode": "a text",
     "list_": "a list",
     "dict_": "an object",
     "model_": "an object",
@@ -250,6 +251,8 @@ def _expected_value(fault: Mapping[str, Any]) -> str:
     context = fault.get("ctx", {})
     if "discriminator" in context:
         return f"one of {context['expected_tags']}" if "expected_tags" in context else "a type"
+    if "max_length" in context and isinstance(fault["input"], str):
+        return f"at most {context['max_length']} characters"
     named = (text for kind, text in _EXPECTED.items() if fault["type"].startswith(kind))
     return next(named, None) or expected_value_of_fault(fault)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
@@ -18,6 +20,10 @@ import pytest
 from rerank import Reranker
 from rerank.collections import open_collection
 from rerank.errors import MissingPrerequisiteError
+from rerank.evaluation.baseline_tests import baseline_tests
+from rerank.evaluation.significance import CORRECTIONS, tests
+from rerank.experiment.execute import run_experiment
+from rerank.experiment.spec import Execution, RunSpec
 from rerank.serving import check_serving_extra
 from tests.raising import raises
 
@@ -26,7 +32,9 @@ pytest.importorskip("mcp")
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 
-from rerank.serving.mcp_server import RunFolders, create_mcp_http_app, create_mcp_server
+from rerank.serving import file_roots
+from rerank.serving.file_roots import FileRoots
+from rerank.serving.mcp_server import create_mcp_http_app, create_mcp_server
 from rerank.serving.ranking_service import create_ranking_service
 from rerank.serving.search_routes import CollectionSearch
 from rerank.serving.settings import ServerKeys, ServerSettings
@@ -35,8 +43,26 @@ DOCS = ["snow falls", {"text": "rain falls"}, "the sun shines"]
 SECRET = "a secret text"
 
 
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a recorded run of one query: three documents in sliding windows of two."""
+    base = tmp_path_factory.mktemp("record")
+    rows = [{"_id": f"d{n}", "text": f"pears {n}"} for n in range(3)]
+    (base / "docs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (base / "queries.jsonl").write_text('{"_id": "q1", "text": "pears"}', encoding="utf-8")
+    (base / "lists.trec").write_text("".join(f"q1 Q0 d{n} {n + 1} {9 - n} x\n" for n in range(3)), encoding="utf-8")
+    spec = RunSpec(
+        collection=f"jsonl:{base}",
+        first_stage=f"run:{base}/lists.trec",
+        model="fake:reversed",
+        method="sliding,size=2,stride=1",
+    )
+    run_experiment(spec, Execution(out=base / "out"))
+    return base / "out"
+
+
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path: Path, record: Path) -> Path:
     """A collection and a folder of two runs with their judgments, beside a file that nobody may read."""
     texts = ["snow falls", "rain falls", "the sun shines"]
     rows = [{"_id": f"d{n}", "text": text} for n, text in enumerate(texts)]
@@ -48,7 +74,18 @@ def folder(tmp_path: Path) -> Path:
         lines = [f"q{q} Q0 d{d} {r} {3 - r} {name}" for q in range(6) for r, d in enumerate(order)]
         (runs / f"{name}.trec").write_text("\n".join(lines), encoding="utf-8")
     (runs / "qrels.txt").write_text("\n".join(f"q{q} 0 d{q % 2} 1" for q in range(6)), encoding="utf-8")
+    (runs / "b.trec.gz").write_bytes(gzip.compress((runs / "b.trec").read_bytes()))
     (runs / "link.trec").symlink_to(tmp_path / "outside.trec")
+    (runs / "up").symlink_to(tmp_path)
+    (runs / "loop").symlink_to("loop")
+    (runs / "inside").symlink_to(".")
+    os.mkfifo(runs / "pipe")
+    shutil.copytree(record, runs / "recorded")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(record, tmp_path / "elsewhere" / "recorded")
+    shutil.copytree(record, runs / "linked")
+    (runs / "linked" / "calls.sqlite").unlink()
+    (runs / "linked" / "calls.sqlite").symlink_to(tmp_path / "elsewhere" / "recorded" / "calls.sqlite")
     return tmp_path
 
 
@@ -70,15 +107,36 @@ async def use_all_tools(server: Any, tools: set[str]) -> None:
         compared = await client.call_tool("compare_runs", arguments)
         assert not compared.is_error, compared.content
         assert "a.trec" in json.dumps(compared.structured_content)
+        from_baseline = await client.call_tool("compare_runs", {**arguments, "test": "dunnett", "baseline": "a.trec"})
+        assert from_baseline.structured_content["rows"][0]["run"] == "b.trec"
+        evaluated = await client.call_tool("evaluate_runs", {**arguments, "run_files": ["b.trec.gz", "inside/b.trec"]})
+        scores = [row["scores"]["RR@10"] for row in evaluated.structured_content["runs"]]
+        assert scores == [pytest.approx(5 / 12)] * 2  # d0 is the third document, and d1 the second
+        explained = await client.call_tool("explain_ranking", {"run_folder": "recorded", "query_id": "q1"})
+        assert not explained.is_error, explained.content
+        content = explained.structured_content
+        assert [(row["id"], row["first_stage_rank"]) for row in content["documents"]] == [
+            ("d2", 3),
+            ("d0", 1),
+            ("d1", 2),
+        ]
+        assert [(call["window"], call["order"]) for call in content["calls"]] == [
+            (["d1", "d2"], ["d2", "d1"]),
+            (["d0", "d2"], ["d2", "d0"]),
+        ]
+        listed = await client.call_tool("list_models", {"contains": "qwen3-reranker-0.6b"})
+        row = next(row for row in listed.structured_content["models"] if row["name"] == "qwen3-reranker-0.6b")
+        assert (row["licence"], row["parameters"], row["downloaded"]) == ("Apache-2.0", 596, False)
+        assert row["method"].startswith("pointwise")
 
 
-TOOLS = {"rerank", "search", "compare_runs"}
+TOOLS = {"rerank", "list_models", "search", "evaluate_runs", "compare_runs", "explain_ranking"}
 
 
 def make_server(folder: Path, model: str = "fake:reversed", **settings: Any) -> Any:
     service = create_ranking_service(Reranker.from_pretrained(model), ServerSettings(**settings))
     search = CollectionSearch.open(open_collection(f"jsonl:{folder}/docs.jsonl"), "bm25")
-    return create_mcp_server(service, search=search, runs=RunFolders([folder / "runs"]))
+    return create_mcp_server(service, search=search, roots=FileRoots([folder / "runs"]))
 
 
 @pytest.fixture(autouse=True)
@@ -90,43 +148,116 @@ def test_all_tools_in_process(folder: Path) -> None:
     run(use_all_tools(make_server(folder), TOOLS))
 
 
-def test_tools_without_a_collection_or_runs() -> None:
-    async def names() -> set[str]:
-        service = create_ranking_service(Reranker.from_pretrained("fake:reversed"))
-        async with Client(create_mcp_server(service)) as client:
-            return {tool.name for tool in (await client.list_tools()).tools}
+def test_tools_that_need_an_option_name_it() -> None:
+    async def names(server: Any) -> tuple[set[str], str]:
+        async with Client(server) as client:
+            return {tool.name for tool in (await client.list_tools()).tools}, client.instructions or ""
 
-    assert run(names()) == {"rerank"}
+    server = create_mcp_server(create_ranking_service(Reranker.from_pretrained("fake:reversed")))
+    listed, instructions = run(names(server))
+    assert listed == {"rerank", "list_models"}
+    needs = {"search": "--collection NAME"} | dict.fromkeys(TOOLS - listed - {"search"}, "--root FOLDER")
+    messages = run(errors(server, [(name, {}) for name in needs]))
+    for (name, option), message in zip(needs.items(), messages, strict=True):
+        assert f"{name} needs {option}" in instructions
+        assert f"start rerank mcp with {option}" in message
+
+
+def test_schemas_of_the_tools(folder: Path) -> None:
+    async def tools() -> dict[str, Any]:
+        async with Client(make_server(folder)) as client:
+            return {tool.name: tool for tool in (await client.list_tools()).tools}
+
+    found = run(tools())
+    arguments = {
+        "rerank": "query documents top_n return_documents",
+        "list_models": "contains downloaded",
+        "search": "query top_n depth",
+        "evaluate_runs": "run_files qrels_file measures per_query",
+        "compare_runs": "run_files qrels_file measures test permutations correction baseline",
+        "explain_ranking": "run_folder query_id max_documents max_calls",
+    }
+    assert {name: " ".join(tool.input_schema["properties"]) for name, tool in found.items()} == arguments
+    for tool in found.values():
+        assert tool.annotations.read_only_hint
+        assert tool.output_schema["type"] == "object"
+        assert all("description" in schema for schema in tool.input_schema["properties"].values())
+    properties = found["compare_runs"].input_schema["properties"]
+    names = (*tests.names(), *baseline_tests.names())
+    assert set(properties["test"]["enum"]) == {name.replace("_", "-") for name in names}
+    assert set(properties["correction"]["enum"]) == {"auto", *CORRECTIONS}
+    assert properties["permutations"]["anyOf"][0]["maximum"] == 100_000
+    assert "at most 1,000 documents" in found["rerank"].description
 
 
 async def errors(server: Any, calls: list[tuple[str, dict[str, Any]]]) -> list[str]:
     async with Client(server) as client:
         results = [await client.call_tool(name, arguments) for name, arguments in calls]
-    assert all(result.is_error for result in results)
+    assert [call for call, result in zip(calls, results, strict=True) if not result.is_error] == []
     return [str(result.content[0].model_dump()["text"]) for result in results]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../outside.trec",
-        "/etc/passwd",
-        "link.trec",
-        "missing.trec",
-        ".",
-        "",
-        "a.trec\0",
-        "a.trec/../../outside.trec",
-        "x" * 5000,
-    ],
-)
-def test_only_files_in_the_folders_are_read(folder: Path, name: str) -> None:
+ATTACKS = [
+    *("../outside.trec", "/etc/passwd", "link.trec", "missing.trec", ".", "", "a.trec\0", "\0", "x" * 4000),
+    *("a.trec/../../outside.trec", "inside/../../outside.trec", "up/outside.trec", "inside/up/outside.trec", "loop"),
+    *("~", "~/outside.trec", "~root/x", "C:\\runs\\a.trec", "c:a.trec", "\\\\host\\share\\a.trec", "..\\outside.trec"),
+    *("/proc/self/environ", "/proc/self/fd/0", "/dev/stdin", "/dev/zero", "a.trec/x", "%2e%2e/outside.trec"),
+    *("file:///etc/passwd", "recorded/../../elsewhere/recorded/run.trec", "pipe", "recorded", "inside/pipe"),
+]
+
+
+def test_only_files_below_the_roots_are_read(folder: Path) -> None:
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for name in ATTACKS:
+        calls += [
+            ("compare_runs", {"run_files": ["a.trec", name], "qrels_file": "qrels.txt"}),
+            ("evaluate_runs", {"run_files": ["a.trec"], "qrels_file": name}),
+            ("explain_ranking", {"run_folder": name.replace("recorded", "linked"), "query_id": "q1"}),
+        ]
+    before = sorted((folder / "runs").rglob("*"))
+    for (tool, arguments), message in zip(calls, run(errors(make_server(folder), calls)), strict=True):
+        if arguments.get("run_folder") == "linked":  # the call log is a link that leads out
+            assert "calls.sqlite' does not exist" in message
+        elif tool == "explain_ranking":
+            assert "is not a run folder" in message, arguments
+        else:
+            assert "is not a file in the folders of this server" in message or "not a regular file" in message, (
+                arguments
+            )
+        assert "\n" not in message
+        assert str(folder / "outside") not in message
+        assert "rerank-mcp-" not in message
+        assert len(message) < 1000
+    assert sorted((folder / "runs").rglob("*")) == before
+
+
+def test_a_link_that_appears_after_the_check_is_not_followed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = Path.resolve
+
+    def resolve_then_swap(path: Path, strict: bool = False) -> Path:
+        found = resolve(path, strict)
+        if path.name == "a.trec":
+            (folder / "runs/a.trec").unlink()
+            (folder / "runs/a.trec").symlink_to(folder / "outside.trec")
+        return found
+
+    server = make_server(folder)
+    monkeypatch.setattr(Path, "resolve", resolve_then_swap)
+    (message,) = run(errors(server, [("evaluate_runs", {"run_files": ["a.trec"], "qrels_file": "qrels.txt"})]))
+    assert "'a.trec' is not a file in the folders" in message
+
+
+def test_large_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = make_server(folder)
+    monkeypatch.setattr(file_roots, "MAX_FILE_BYTES", 200)
+    (folder / "runs/long.gz").write_bytes(gzip.compress(b"q1 Q0 d0 1 1 x\n" * 100))
+    assert (folder / "runs/long.gz").stat().st_size < 200 < (folder / "runs/a.trec").stat().st_size
     calls: list[tuple[str, dict[str, Any]]] = [
-        ("compare_runs", {"run_files": ["a.trec", name], "qrels_file": "qrels.txt"}),
-        ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": name}),
+        ("evaluate_runs", {"run_files": [name], "qrels_file": "qrels.txt"}) for name in ("a.trec", "long.gz")
     ]
-    for message in run(errors(make_server(folder), calls)):
-        assert "is not a file in the folders of this server" in message
+    calls.append(("explain_ranking", {"run_folder": "recorded", "query_id": "q1"}))
+    for message in run(errors(server, calls)):
+        assert "is too large; expected at most" in message
 
 
 COMPARED = {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt"}
@@ -141,8 +272,12 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "a.trec"}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "measures": ["nonsense"]}),
         ("compare_runs", {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt", "test": "nonsense"}),
-        ("compare_runs", {**COMPARED, "test": "permutation,permutations=1000000000000"}),
-        ("compare_runs", {**COMPARED, "test": "tukey_randomised,permutations=100001"}),
+        ("compare_runs", {**COMPARED, "test": "permutation", "permutations": 1000000000000}),
+        ("compare_runs", {**COMPARED, "test": "t", "permutations": 5}),
+        ("compare_runs", {**COMPARED, "test": "dunnett"}),
+        ("compare_runs", {**COMPARED, "baseline": "c.trec"}),
+        ("rerank", {"query": "q", "documents": ["a"], "top": 1}),
+        ("explain_ranking", {"run_folder": "recorded", "query_id": "q9"}),
         ("compare_runs", {**COMPARED, "measures": [f"nDCG@{cutoff}" for cutoff in range(1, 22)]}),
         ("compare_runs", {**COMPARED, "run_files": ["a.trec"] * 20, "measures": ["AP"] * 20}),
         ("compare_runs", {**COMPARED, "run_files": ["x" * 100_000, "b.trec"]}),
@@ -150,12 +285,13 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("rerank", {"query": "q", "documents": ["a"] * 100_001}),
     ]
     found = run(errors(make_server(folder, max_documents=2), calls))
-    limits = ["at most 10,000,000", "at most 100000", "20 items", "at most 200", "not a file", "documents"]
-    limits += ["100000 items"]
+    limits = ["at most 100000", "no option 'permutations'", "without a baseline", "c.trec", "no argument 'top'"]
+    limits += ["Unknown query 'q9'", "20 items", "at most 200", "4096 characters", "documents", "100000 items"]
     parts = ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense", *limits]
     for message, part in zip(found, parts, strict=True):
         assert part in message
-        assert len(message) < 5000
+        assert len(message) < 1000
+        assert "\n" not in message
         assert "Traceback" not in message
 
 
@@ -183,7 +319,7 @@ def test_texts_are_not_logged(folder: Path, caplog: pytest.LogCaptureFixture) ->
 @pytest.fixture
 def command(folder: Path) -> list[str]:
     arguments = ["--model", "fake:reversed", "--collection", f"jsonl:{folder}/docs.jsonl"]
-    return [sys.executable, "-m", "rerank", "mcp", *arguments, "--runs-folder", str(folder / "runs")]
+    return [sys.executable, "-m", "rerank", "mcp", *arguments, "--root", str(folder / "runs")]
 
 
 def test_all_tools_over_standard_input_and_output(command: list[str], folder: Path) -> None:
@@ -247,7 +383,7 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(("--runs-folder", "missing"), 4), (("--model", "fake:nosuch"), 2), (("--keys-file", "missing"), 4)],
+    [(("--root", "missing"), 4), (("--model", "fake:nosuch"), 2), (("--keys-file", "missing"), 4)],
 )
 def test_wrong_options(arguments: tuple[str, ...], code: int) -> None:
     program = [sys.executable, "-m", "rerank", "mcp", *arguments]

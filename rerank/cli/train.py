@@ -66,7 +66,7 @@ def train(
     """
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
-    from rerank.finetune.trainer.adapter_folder import push_adapter_to_hub
+    from rerank.finetune.trainer.adapter_folder import check_hub_repository, push_adapter_to_hub
     from rerank.finetune.trainer.training import train_adapter
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
@@ -97,6 +97,8 @@ def train(
         )
         return
     make_training_components(read)
+    if push:
+        check_hub_repository(push)
     result = train_adapter(
         read, out, resume=resume, device=options.device, report_to=options.report_to, progress=show_progress
     )

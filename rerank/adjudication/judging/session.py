@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,8 +81,8 @@ class JudgingTerms:
 def parse_grades(text: str) -> tuple[int, ...]:
     """Parse the value of ``--grades``, such as ``0,1,2,3``."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--grades is {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")
+    if not all(re.fullmatch("[0-9]{1,18}", part) for part in parts):
+        raise UsageError(f"--grades is {error_repr(text)}", expected="digits separated by commas, as in --grades 0,1,2,3")
     return tuple(map(int, parts))
 
 

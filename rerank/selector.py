@@ -131,7 +131,7 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
 
 
 def check_value(shown: str, value: Any) -> None:
-    """Check what no option can mean: a number that is not finite or exceeds 64 bits, a NUL, bytes that are not UTF-8."""
+    """Check what no option can mean: numbers that are not finite or exceed 64 bits, NULs, bytes that are not UTF-8."""
     if isinstance(value, float):
         ensure(math.isfinite(value), f"{shown} is {value}", expected="a finite number")
     elif isinstance(value, int):

@@ -82,7 +82,9 @@ def parse_grades(text: str) -> tuple[int, ...]:
     """Parse the value of ``--grades``, such as ``0,1,2,3``."""
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch("[0-9]{1,18}", part) for part in parts):
-        raise UsageError(f"--grades is {error_repr(text)}", expected="digits separated by commas, as in --grades 0,1,2,3")
+        raise UsageError(
+            f"--grades is {error_repr(text)}", expected="digits separated by commas, as in --grades 0,1,2,3"
+        )
     return tuple(map(int, parts))
 
 

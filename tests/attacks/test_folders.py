@@ -283,7 +283,7 @@ def test_folders_of_somebody_else(
         (home / "profile").write_text("somebody's")
         os.mkfifo(home / "pipe")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         SHAPES[shape](path, home)
         before = contents(home)
         _, found = type_and_judge(inputs(command), finds=command.startswith("verify"))

@@ -112,11 +112,7 @@ def _round_plain_lora(folder: Path) -> None:
 
 
 def check_hub_repository(repository: str) -> None:
-    """Check before a training that its adapter can be uploaded: the repository's name is valid, and there is a token.
-
-    Raises:
-        UsageError: The hub allows no such name, or neither the environment nor the hub's client has a token.
-    """
+    """Check before a training that its adapter can be uploaded: the name is valid, and there is a token."""
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]

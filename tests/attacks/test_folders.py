@@ -128,7 +128,7 @@ FOLDERS = {
         again=("label convert {docs}/labels.jsonl --collection jsonl:{docs} --output out",),
         extra=(".unfinished",),
     ),
-    "judgments": Folder(make=_JUDGE, again=(_JUDGE,), extra=("judged.jsonl.calls.sqlite",)),
+    "judgments": Folder(make=_JUDGE, again=(_JUDGE,), extra=("judged.jsonl.calls.sqlite",), unused=("judged.jsonl",)),
 }
 
 

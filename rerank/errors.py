@@ -70,6 +70,8 @@ def describe_pydantic_error(fault: Mapping[str, Any]) -> str:
         return f"should be a list, as in [{json.dumps(fault['input'], default=str)}]"
     if str(fault["type"]).startswith("bool_"):
         return "should be true or false"
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return "is not a known key"
     return str(fault["msg"]).removeprefix("Value error, ").replace("Input should", "should")
 
 

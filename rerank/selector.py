@@ -131,13 +131,15 @@ def convert_option_values(name: str, types: Mapping[str, Any], options: Mapping[
 
 
 def check_value(shown: str, value: Any) -> None:
-    """Check what no option of any type can mean: a number that is not finite or exceeds 64 bits, or a NUL in a text."""
+    """Check what no option can mean: numbers that are not finite or exceed 64 bits, NULs, bytes that are not UTF-8."""
     if isinstance(value, float):
         ensure(math.isfinite(value), f"{shown} is {value}", expected="a finite number")
     elif isinstance(value, int):
         ensure(abs(value) < 2**63, f"{shown} is {value}", expected="a number of at most 18 digits")
     elif isinstance(value, str | Path):
-        ensure("\0" not in str(value), f"{shown} is {str(value)!r}", expected="a text without NUL characters")
+        text = str(value)
+        is_text = "\0" not in text and text.encode("utf-8", "ignore").decode() == text  # bytes become surrogates
+        ensure(is_text, f"{shown} is {text!r}", expected="a text in UTF-8 without NUL characters")
 
 
 def _describe_fault(text: str, name: str, problem: str) -> str:

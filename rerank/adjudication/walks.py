@@ -33,7 +33,7 @@ class AdjudicationBudget:
 
     def __post_init__(self) -> None:
         whole = self.kind == "share" or float(self.amount).is_integer()
-        if not (whole and self.amount > 0) or (self.kind == "share" and self.amount > 100):
+        if not (whole and 0 < self.amount < 2**63) or (self.kind == "share" and self.amount > 100):
             raise UsageError(f"The budget {self} is invalid", expected=_EXPECTED)
 
     def __str__(self) -> str:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from rerank.calibration.models import INPUTS, OLDER_INPUTS, Fit, FitName, document_inputs, make_non_increasing
 from rerank.errors import DataError, UsageError, describe_pydantic_error, error_repr
@@ -85,6 +85,8 @@ class FittedFirstStage:
 class Calibration:
     """The calibration of one ranker: fitted models that convert its scores to probabilities of relevance."""
 
+    __pydantic_config__: ClassVar = {"extra": "forbid"}  # also of the parts, since a misspelt key would be a default
+
     #: Identity of the ranker that the calibration is bound to (`identity_bound_to_calibration`).
     ranker: Mapping[str, str]
     kind: str  #: Kind of the judge's scores; empty if the judge has no scores.
@@ -122,19 +124,18 @@ class Calibration:
         """
         from pydantic import TypeAdapter, ValidationError
 
-        text = read_settings_text(path, "calibration")
-        parsed = parse_json(text, str(path))
+        parsed = parse_json(read_settings_text(path, "calibration"), str(path))
         content = parsed if isinstance(parsed, dict) else {}
-        if content.get("format") != _FORMAT:
+        if content.pop("format", None) != _FORMAT:
             raise DataError(f"{str(path)!r} is not a calibration", expected="a file that `rerank calibrate` wrote")
-        if content.get("version") != _VERSION:
+        if (version := content.pop("version", None)) != _VERSION:
             raise DataError(
-                f"{str(path)!r} has version {error_repr(content.get('version'))} of the calibration format",
+                f"{str(path)!r} has version {error_repr(version)} of the calibration format",
                 expected=f"version {_VERSION}",
                 remedy="Fit the calibration again with `rerank calibrate`, or install a newer version of listrank",
             )
         try:
-            return TypeAdapter(cls).validate_json(text, strict=True)
+            return TypeAdapter(cls).validate_json(json.dumps(content), strict=True)
         except ValidationError as error:
             fault = error.errors()[0]
             where = ".".join(map(str, fault["loc"]))

@@ -67,6 +67,7 @@ def train(
     from rerank.finetune.component_registry import make_training_components
     from rerank.finetune.recipe import read_recipe
     from rerank.finetune.trainer.training import train_adapter
+    from rerank.finetune.trainer.training_folder import check_hub_repository, push_adapter_to_hub
 
     read = read_recipe(recipe, trust_remote_code=trust_remote_code)
     if options.processes > 1 and not options.dry_run:
@@ -96,6 +97,8 @@ def train(
         )
         return
     make_training_components(read)
+    if push:
+        check_hub_repository(push)
     result = train_adapter(
         read, out, resume=resume, device=options.device, report_to=options.report_to, progress=show_progress
     )
@@ -110,8 +113,6 @@ def train(
         rows += [[f"{name}, {title}", value] for name, value in values.items()]
     emit_content(dataclasses.asdict(result), [make_grid(["", result.folder], rows)], form)
     if push:
-        from rerank.finetune.trainer.training_folder import push_adapter_to_hub
-
         print_note(push_adapter_to_hub(out, push))
     _print_use(out)
 

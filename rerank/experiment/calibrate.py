@@ -20,7 +20,7 @@ from rerank.errors import DataError, UsageError, ensure
 from rerank.io.model_base import ModelBase
 from rerank.io.text_files import check_file_writable, replace_text_file
 from rerank.store import RunFolder
-from rerank.store.run_folder import read_judge_scores
+from rerank.store.run_folder import base_of_weights, read_judge_scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +94,7 @@ def open_finished_run(
 ) -> CalibrationRun:
     """Read a finished run folder and its judgments."""
     folder = RunFolder.existing(path)
-    document = folder.read_json("spec.json", "spec", "identity")
+    document = folder.spec()
     if not (folder.path / "run.trec").is_file():
         raise DataError(
             f"The run {str(path)!r} is unfinished", expected="a run.trec", remedy="Finish the run with --resume"
@@ -105,8 +105,8 @@ def open_finished_run(
     if qrels:
         judged, lowest = open_collection_qrels(qrels)
     else:
-        scores = folder.read_json("scores.json") if (folder.path / "scores.json").is_file() else {}
-        judged, lowest = folder.read_qrels(), int(scores.get("relevant", 1))
+        judged = folder.read_qrels()
+        lowest = folder.lowest_relevant_grade() if judged else 1
     if not judged:
         raise DataError(f"The run {str(path)!r} has no relevance judgments", remedy="Pass --qrels FILE")
     judge = read_judge_scores(folder.path / "judge_scores.jsonl")
@@ -127,7 +127,7 @@ def open_finished_run(
         path=folder.path,
         ranked=ranked,
         ranker=identity_bound_to_calibration(document["identity"]),
-        base=ModelBase(**base) if (base := document.get("sources", {}).get("model", {}).get("base")) else None,
+        base=base_of_weights(document),
         first_stage=first_stage_of_calibration(str(document["spec"].get("first_stage", ""))),
     )
 

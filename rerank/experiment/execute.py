@@ -369,7 +369,8 @@ def complete_resumed_spec(given: Mapping[str, Any], path: Path) -> dict[str, Any
     document = RunFolder.existing(path).spec()
     recorded, model = document["spec"], document["identity"].get("model", {})
     # values for settings that the version that wrote spec.json lacked, so that the run behaves as then
-    is_mixed = "adapter" in model and "adapter_dtype" not in model and model["dtype"] != "float32"
+    is_file = isinstance(model, Mapping)
+    is_mixed = is_file and "adapter" in model and "adapter_dtype" not in model and model.get("dtype") != "float32"
     earlier = {"adapter_dtype": "float32"} if is_mixed and "engine" not in model else {}
     values = complete_spec_from_file(given, {**LATER_KEYS, **earlier, **recorded}, path / "spec.json")
     named: dict[str, Any] = {name: values[name] for name in ("adapter", "model") if name in values}

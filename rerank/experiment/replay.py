@@ -13,7 +13,7 @@ from typing import Any
 
 from rerank.assemble import plan_ranker
 from rerank.backends.replay import Replay
-from rerank.errors import DataError, error_repr
+from rerank.errors import DataError
 from rerank.experiment.candidates import order_list
 from rerank.experiment.execute import NAMED_FAILURES, RunTally, judge_scores_of_list, run_tag, score_runs, summarise_run
 from rerank.experiment.prepare import prepare_run, ranker_settings, run_identity_settings
@@ -209,14 +209,9 @@ def _recompute_summary(
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     spec = RunSpec.from_record(folder.spec()["spec"])
     qrels = folder.read_qrels()
-    relevant = folder.read_json("scores.json", "relevant")["relevant"] if qrels else 1
-    if type(relevant) is not int:
-        raise DataError(
-            f"The key relevant in scores.json of {str(folder.path)!r} has the value {error_repr(relevant)}",
-            expected="an integer grade",
-        )
     scores = None
     if qrels:
+        relevant = folder.lowest_relevant_grade()
         runs = replayed.run, folder.read_run("first_stage.trec")
         scores = score_runs(qrels, *runs, measures=measures or spec.measures, relevant=relevant)
     queries = sum(1 for _ in folder.candidate_lists())

@@ -12,7 +12,7 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from rerank.errors import ensure
+from rerank.errors import ensure, error_repr
 from rerank.io.settings_files import try_read_json_object
 from rerank.lm.jobs import Job
 from rerank.lm.loading import free_memory_of_gpu, named_loading_errors, pick_dtype, quiet_transformers, require_torch
@@ -366,11 +366,11 @@ def describe_devices() -> list[dict[str, Any]]:
 
 def parse_memory_size(text: str) -> int:
     """Return the bytes of a size such as ``24GB``, where 1 GB is 1 GiB, as in the names of GPUs."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(?:G|GB|GiB)?", text.strip(), flags=re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?) ?(?:G|GB|GiB)?", text.strip(), flags=re.IGNORECASE)
     size = int(float(found[1]) * _GIB) if found else 0
     ensure(
         size,
-        f"{text!r} is not a size of GPU memory",
+        f"{error_repr(text)} is not a size of GPU memory",
         expected="a number of GB above 0, such as 24GB or 80",
         remedy="Write --gpu 24GB; repeat the option for several sizes",
     )

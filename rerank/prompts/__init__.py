@@ -147,11 +147,13 @@ def parse_template(text: str, name: str) -> PromptTemplate:
     if table.get("method", "listwise") not in METHODS:
         raise wrong("method", f"one of: {', '.join(METHODS)}")
     try:
+        if any(row.keys() - {"query", "passages", "order"} for row in table.get("examples") or []):
+            raise ValueError("unknown keys")
         examples = [
             (str(row["query"]), tuple(map(str, row["passages"])), tuple(map(int, row["order"])))
             for row in table.get("examples") or []
         ]
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise wrong("examples", "a list of mappings with query, passages and order") from error
     return PromptTemplate(
         name=name,

@@ -264,7 +264,7 @@ class CallLog(AbstractContextManager["CallLog"]):
             self._connection.text_factory = lambda data: data.decode("utf-8", "replace")
             try:
                 self._prepare()
-            except sqlite3.Error:
+            except (sqlite3.Error, UnicodeDecodeError):  # the latter for a message with damaged names
                 self.close()
                 raise
         return self._connection
@@ -530,7 +530,7 @@ class CallLog(AbstractContextManager["CallLog"]):
                 remedy="Free disk space or check the permissions of the folder, then continue with --resume; "
                 "committed calls are kept",
             ) from error
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{str(self.path)!r} is not a call log: {error}",
                 expected="a SQLite file",

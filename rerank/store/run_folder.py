@@ -32,6 +32,7 @@ from typing import Any, TextIO
 from rerank.errors import DataError, MissingResourceError, StorageError, UsageError, error_repr
 from rerank.io.file_systems import check_only_files, link_or_copy, lock_file_if_possible, open_without_links
 from rerank.io.json_records import JsonRecord, parse_json, read_json_lines
+from rerank.io.model_base import ModelBase
 from rerank.io.paths import named_path_errors
 from rerank.io.run_files import open_trec_run_file, read_qrels, read_run, read_run_lists, write_qrels
 from rerank.io.settings_files import read_json_object
@@ -189,7 +190,7 @@ class RunFolder:
 
     def spec(self) -> dict[str, Any]:
         content = self.read_json("spec.json", "hash", "spec", "identity")
-        for key in ("spec", "identity", "files", "dataset", "environment", "flow"):
+        for key in ("spec", "identity", "files", "dataset", "environment", "flow", "sources"):
             if not isinstance(content.get(key, {}), dict):
                 raise DataError(
                     f"{key} in {str(self.path / 'spec.json')!r} is {error_repr(content[key])}",
@@ -345,6 +346,16 @@ class RunFolder:
         path = self.path / "qrels.trec"
         return read_qrels(path) if path.is_file() else Qrels({})
 
+    def lowest_relevant_grade(self) -> int:
+        """Return the lowest grade that counted as relevant when the run was scored."""
+        relevant = self.read_json("scores.json", "relevant")["relevant"]
+        if type(relevant) is not int:
+            raise DataError(
+                f"The key relevant in scores.json of {str(self.path)!r} has the value {error_repr(relevant)}",
+                expected="an integer grade",
+            )
+        return relevant
+
     def write_qrels(self, qrels: Qrels) -> None:
         write_qrels(qrels, self.path / "qrels.trec")
 
@@ -368,6 +379,15 @@ def _differences(recorded: Mapping[str, Any], requested: Mapping[str, Any]) -> l
         if keys:
             return [_difference(part, key, old.get(key), new.get(key)) for key in keys]
     return ["its hash is different"]
+
+
+def base_of_weights(document: Mapping[str, Any]) -> ModelBase | None:
+    """Return the published model whose weights a run used, according to its spec.json; None if it is not recorded."""
+    try:
+        base = document.get("sources", {}).get("model", {}).get("base")
+        return ModelBase(**base) if base else None
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"The base model in spec.json is invalid: {error}", expected="hub_id and shapes") from error
 
 
 def _source_of_weights(document: Mapping[str, Any]) -> str:
@@ -467,7 +487,7 @@ def _parse_scores(line: str, where: str) -> JudgeScores:
     row = parse_json(line, where)
     if not isinstance(row, dict):
         raise DataError(f"{where}: the line contains {error_repr(row)}", expected=_LINE)
-    query, kind, scores = row.get("query"), row.get("kind", ""), row.get("scores", {})
+    query, kind, scores = row.get("query"), row.get("kind"), row.get("scores")
     if not isinstance(query, str) or not isinstance(kind, str) or not isinstance(scores, dict):
         raise DataError(f"{where}: the line contains {error_repr(row)}", expected=_LINE)
     for doc, score in scores.items():

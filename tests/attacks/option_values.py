@@ -186,7 +186,8 @@ class Case:
         """Return whether the command may create this file or folder, a path in the working folder."""
         allowed = [*WRITABLE]
         if self.is_output and self.value.strip("/"):
-            allowed.append(self.value.partition("/")[0])
+            first = self.value.partition("/")[0]
+            allowed += [first, Path(first).stem + "."]  # files beside it with another ending, such as a diagram
         return path.startswith(tuple(allowed))
 
     @property

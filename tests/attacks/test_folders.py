@@ -128,7 +128,7 @@ FOLDERS = {
         again=("label convert {docs}/labels.jsonl --collection jsonl:{docs} --output out",),
         extra=(".unfinished",),
     ),
-    "judgments": Folder(make=_JUDGE, again=(_JUDGE,), extra=("judged.jsonl.calls.sqlite",)),
+    "judgments": Folder(make=_JUDGE, again=(_JUDGE,), extra=("judged.jsonl.calls.sqlite",), unused=("judged.jsonl",)),
 }
 
 
@@ -283,7 +283,7 @@ def test_folders_of_somebody_else(
         (home / "profile").write_text("somebody's")
         os.mkfifo(home / "pipe")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         SHAPES[shape](path, home)
         before = contents(home)
         _, found = type_and_judge(inputs(command), finds=command.startswith("verify"))

@@ -79,6 +79,8 @@ def regression(content: dict[str, Any]) -> dict[str, Any]:
         (lambda c: regression(c)["means"].append(1.0), "one of each per input"),
         (lambda c: c["fits"].update(rank=c["fits"]["judge"]), "'rank' has the inputs judge, log_rank, log_length"),
         (lambda c: c["fits"]["rank"]["documents"].update(calibrator={"method": "none"}), "calibrator"),
+        (lambda c: c.update(hold_for={}), "hold_for is not a known key"),
+        (lambda c: regression(c).update(intercepts=0), "intercepts is not a known key"),
         (lambda c: c["fits"]["rank"]["lists"].update(inputs=["x", "y"]), "model of lists"),
     ],
 )

@@ -67,6 +67,25 @@ def test_older_folders_have_ranks_only_and_their_own_judgments_decide_the_grade(
     assert Calibration.load(report["file"]).relevant == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "named"),
+    [
+        ("scores.json", {"relevant": "2"}, "relevant"),
+        ("spec.json", {"sources": {"model": {"base": {"id": "m"}}}}, "base model"),
+        ("spec.json", {"sources": {"model": []}}, "base model"),
+        ("spec.json", {"sources": []}, "sources"),
+    ],
+)
+def test_no_part_of_a_folder_is_guessed(folder: Folder, tmp_path: Path, name: str, change: Any, named: str) -> None:
+    path = folder(relevant=3)
+    (path / name).write_text(json.dumps(json.loads((path / name).read_text("utf-8")) | change), "utf-8")
+    with raises(DataError, named):
+        fit_to_runs([path], tmp_path / "calibration.json")
+    (path / "scores.json").unlink()
+    with pytest.raises((DataError, MissingResourceError)):
+        fit_to_runs([path], tmp_path / "calibration.json")
+
+
 def test_the_judgments_can_be_others(folder: Folder, tmp_path: Path) -> None:
     qrels = tmp_path / "other.txt"
     qrels.write_text("".join(f"q{q} 0 d{q}-{n} {n % 2}\n" for q in range(3) for n in range(6)), "utf-8")

@@ -39,7 +39,13 @@ from rerank.finetune.component_registry import ADAPTERS  # noqa: E402
 from rerank.finetune.recipe import Recipe, ValidationTable  # noqa: E402
 from rerank.finetune.trainer.schedule import read_lists  # noqa: E402
 from rerank.finetune.trainer.training import pick_reporting_services, reporting_environment, train_adapter  # noqa: E402
-from rerank.finetune.trainer.training_folder import find_last_checkpoint, hub_id, list_checkpoints, push_adapter_to_hub  # noqa: E402
+from rerank.finetune.trainer.training_folder import (  # noqa: E402
+    check_hub_repository,
+    find_last_checkpoint,
+    hub_id,
+    list_checkpoints,
+    push_adapter_to_hub,
+)
 from rerank.finetune.trainer.validation import Validation  # noqa: E402
 from rerank.lm.loading import attach_adapter  # noqa: E402
 from rerank.models.adapters import AdapterSettings  # noqa: E402
@@ -828,6 +834,20 @@ def test_a_hub_that_refuses(hub: Hub, folder: Path) -> None:
     hub.error = OSError("no network")
     with raises(BackendError, "me/mine", "no network", "HF_TOKEN"):
         push_adapter_to_hub(folder, "me/mine")
+
+
+@pytest.mark.parametrize("name", ["me/mine/more", "me/mine ", "me/.mine", "Zürich"])
+def test_a_name_that_the_hub_does_not_allow_ends_the_training_before_it_starts(name: str) -> None:
+    with raises(UsageError, "no name of a repository", "OWNER/NAME"):
+        check_hub_repository(name)
+
+
+def test_an_upload_needs_a_token_before_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    check_hub_repository("me/mine")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    with raises(UsageError, "'me/mine'", "HF_TOKEN"):
+        check_hub_repository("me/mine")
 
 
 def test_models_are_called_what_others_call_them() -> None:

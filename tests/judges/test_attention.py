@@ -197,6 +197,9 @@ def test_weights_of_heads_are_asked_for_and_told_from_others(tmp_path: Path) -> 
     path.write_text('{"model": {}, "method": "trained", "heads": [[1, 2], [0, 3]], "weights": [1]}')
     with raises(DataError, "1 weights", "2 heads"):
         open_attention_heads(str(path), mine)
+    path.write_text('{"model": {}, "method": "trained", "heads": [[1, 2]], "weight": [1]}')
+    with raises(DataError, "weight is not a known key"):
+        open_attention_heads(str(path), mine)
 
 
 def test_a_request_without_weights_is_what_it_was_before_there_were_any() -> None:

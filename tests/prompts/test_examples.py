@@ -36,7 +36,16 @@ def test_an_order_that_is_no_permutation_is_refused(order: str) -> None:
         parse_template(YAML.replace("[2, 1, 3]", order), "x")
 
 
-@pytest.mark.parametrize("examples", ["[tea]", "[{query: tea}]", "7", "[{query: a, passages: [b], order: [x]}]"])
+@pytest.mark.parametrize(
+    "examples",
+    [
+        "[tea]",
+        "[{query: tea}]",
+        "7",
+        "[{query: a, passages: [b], order: [1], odrer: [1]}]",
+        "[{query: a, passages: [b], order: [x]}]",
+    ],
+)
 def test_other_shapes_are_refused(examples: str) -> None:
     text = YAML.partition("examples:")[0] + f"examples: {examples}\n"
     with raises(DataError, "examples"):

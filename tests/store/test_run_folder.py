@@ -279,6 +279,8 @@ def test_older_folders_have_no_file(tmp_path: Path) -> None:
         ('{"kind": "k", "scores": {}}', "query"),
         ('{"query": 1, "kind": "k", "scores": {}}', "query"),
         ('{"query": "q", "kind": null, "scores": {}}', "kind"),
+        ('{"query": "q", "scores": {}}', "query"),
+        ('{"query": "q", "kind": "k", "score": {}}', "score"),
         ('{"query": "q", "kind": "k", "scores": [1]}', "scores"),
         ('{"query": "q", "kind": "k", "scores": {"d": "1"}}', "'d'"),
         ('{"query": "q", "kind": "k", "scores": {"d": true}}', "'d'"),

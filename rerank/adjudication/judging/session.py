@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,8 +81,10 @@ class JudgingTerms:
 def parse_grades(text: str) -> tuple[int, ...]:
     """Parse the value of ``--grades``, such as ``0,1,2,3``."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise UsageError(f"--grades is {text!r}", expected="digits separated by commas, as in --grades 0,1,2,3")
+    if not all(re.fullmatch("[0-9]{1,18}", part) for part in parts):
+        raise UsageError(
+            f"--grades is {error_repr(text)}", expected="digits separated by commas, as in --grades 0,1,2,3"
+        )
     return tuple(map(int, parts))
 
 
@@ -152,6 +155,8 @@ class Judgment:
     @classmethod
     def from_dict(cls, line: Mapping[str, Any], grades: tuple[int, ...]) -> Judgment:
         """Create a judgment from a line of the file; ValueError says why it is none with one of these grades."""
+        if unknown := line.keys() - {part.name for part in fields(cls)}:
+            raise ValueError(f"{error_repr(min(unknown))} is not a key of a judgment")
         topic, doc, grade, gap = (line.get(key) for key in ("topic", "doc", "grade", "gap"))
         if not isinstance(topic, str) or not isinstance(doc, str):
             raise ValueError('the line is neither a judgment with "topic" and "doc" nor an undo')
@@ -406,7 +411,7 @@ class JudgmentJournal:
 
     def add(self, line: Mapping[str, Any]) -> None:
         """Append a JSON object as a line and sync it to disk."""
-        data = self._before + _encode(line)
+        data = self._before + _encode({**line, "check": _checksum(line)})
         try:
             with open(self.path, "ab", opener=open_without_links) as file:
                 if file.tell() != self._size:
@@ -458,6 +463,12 @@ class JudgmentJournal:
         followers = [*lines[2:], _encode(_TORN)]  # if there is only one line, the extra item is not used
         for number, (row, following) in enumerate(zip(rows[1:], followers, strict=False), 2):
             if row is not None:
+                # lines of older versions, and lines that a person writes, have no checksum
+                if row.pop("check", None) not in (None, _checksum(row)):
+                    raise DataError(
+                        f"{self.path}:{number} was changed after it was written",
+                        remedy="Restore the line, or remove its key check to keep the change",
+                    )
                 self.lines += [(number, row)] if row != _TORN else []
             elif not following or not _encode(_TORN).startswith(following):  # the marker itself may be incomplete
                 raise DataError(
@@ -471,6 +482,10 @@ class JudgmentJournal:
 def _encode(line: Mapping[str, Any]) -> bytes:
     """Encode a JSON object as one line. Unpaired surrogates are kept, because ids may contain them."""
     return json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+
+
+def _checksum(line: Mapping[str, Any]) -> str:
+    return hashlib.sha256(_encode(line)).hexdigest()[:8]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

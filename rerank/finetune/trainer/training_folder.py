@@ -14,7 +14,16 @@ from typing import Any
 
 import safetensors
 
-from rerank.errors import BackendError, DataError, MissingResourceError, RerankError, StorageError, UsageError, ensure
+from rerank.errors import (
+    BackendError,
+    DataError,
+    MissingResourceError,
+    RerankError,
+    StorageError,
+    UsageError,
+    ensure,
+    error_repr,
+)
 from rerank.evaluation import Comparison
 from rerank.evaluation.scores import format_p_value
 from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, CheckpointReader, is_plain_lora
@@ -267,6 +276,20 @@ def _round_plain_lora(folder: Path) -> None:
     if is_plain_lora(CheckpointReader(path), PeftConfig.from_pretrained(str(folder))):
         tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
         save_file(tensors, path, metadata={"format": "pt"})
+
+
+def check_hub_repository(repository: str) -> None:
+    """Check before a training that its adapter can be uploaded: the name is valid, and there is a token."""
+    from huggingface_hub import get_token
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        expected = "OWNER/NAME, of letters, digits, '-', '_' and '.'"
+        raise UsageError(f"{error_repr(repository)} is no name of a repository", expected=expected) from error
+    ensure(get_token(), f"No token allows the upload to {repository!r}", remedy="Set HF_TOKEN, or omit --push")
 
 
 def push_adapter_to_hub(folder: Path, repository: str, *, private: bool = True) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,8 @@ def read_attention_heads(path: Path) -> HeadList:
             base=ModelBase(**content["base"]) if "base" in content else None,
         )
         model_identity(head_list.model)
+        if unknown := content.keys() - {part.name for part in fields(HeadList)}:  # a misspelt key would be a default
+            raise ValueError(f"{min(unknown)} is not a known key")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(
             f"{str(path)!r} is not a head list: {error!r}",

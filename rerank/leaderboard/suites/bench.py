@@ -24,6 +24,7 @@ from rerank.models import backend_class_of_model, resolve_model_name, split_mode
 from rerank.models.adapters import adapter_folder
 from rerank.prompts.base import TokenCounter
 from rerank.store import RunFolder, hash_identity
+from rerank.store.run_folder import base_of_weights
 from rerank.tasks import (
     Backend,
     BackendOptions,
@@ -211,7 +212,7 @@ def execute_runs(
         problem = ""
         try:
             check_failure_rate(summary, planned_run.spec.max_failure_rate)
-            if not summary.get("complete", True):
+            if not summary["complete"]:
                 unanswered = f"{summary['windows']['error']} of its windows got no reply"
                 problem = f"The run is unfinished: {unanswered}. Repeat the command to retry them."
         except RerankError as error:
@@ -228,8 +229,7 @@ def _read_finished_run(planned_run: PlannedRun, stored: StoredRun, execution: Ex
     """Return the summary of a finished run, scored with the measures of the suite; no model is called."""
     identity = stored.document["identity"]
     backend = Replay((), identity=identity["model"], letters=tuple(identity.get("letters", "").split()))
-    if base := stored.document.get("sources", {}).get("model", {}).get("base"):
-        backend.base = ModelBase(**base)
+    backend.base = base_of_weights(stored.document)
     prepared = prepare_run(planned_run.spec, execution, backend=backend, candidates=planned_run.candidates)
     return execute_run(prepared, execution.model_copy(update={"out": stored.folder.path, "resume": True}))
 

@@ -148,7 +148,7 @@ def _systems_of_group(
 
 def _is_complete(result: SuiteResult) -> bool:
     """Return True if every call of the run received a reply; other runs count as missing and are resumed."""
-    return bool(result.summary and result.summary.get("complete", True))
+    return bool(result.summary and result.summary["complete"])
 
 
 def average_seeds(scores: Sequence[Scores], name: str) -> Scores:

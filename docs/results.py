@@ -56,8 +56,8 @@ _BOARDS = """
 ## Gains on the boards
 
 These runs come with scores per topic, so the test is repeated when this page is written: paired t-tests, and one
-correction (Benjamini-Hochberg) over all gains of a board; the tables above use Holm's. Runs marked *listrank* were
-made here, the others by their authors. The full boards are in the [gallery](gallery.md).
+correction (Benjamini-Hochberg) over all gains of a board; the tables above use Holm's. Runs marked *listrank* were made
+here, the others by their authors. The full boards are in the [gallery](gallery.md).
 """
 _MISSING = """
 ## Not measured here

@@ -3,8 +3,6 @@
 The public names below are imported on first use, so that ``import rerank`` is fast.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Entry point of the ``rerank`` command and of ``python -m rerank``, which runs the command line and handles Ctrl-C."""
 
-from __future__ import annotations
-
 import _thread
 import signal
 import sys

@@ -15,8 +15,6 @@
 Errors that Python defines (such as ``TypeError`` for a wrong call) are not wrapped.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import re

@@ -4,8 +4,6 @@ The distribution is on no package index, and one day somebody else's may have it
 place that this installation is from, which installers record in ``direct_url.json`` (PEP 610).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

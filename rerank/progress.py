@@ -1,7 +1,5 @@
 """Progress of long operations on stderr: a bar on a terminal, otherwise a line every 30 seconds."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Callable, Generator

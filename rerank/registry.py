@@ -7,8 +7,6 @@ distributions add plug-ins through entry points of the group ``rerank.<package>`
 plug-ins.
 """
 
-from __future__ import annotations
-
 import importlib
 import pkgutil
 import re

@@ -4,8 +4,6 @@ Ids, file names, replies and messages of servers may contain control sequences, 
 shows or does. `strip_output_streams` therefore removes them from all that is written to stdout and stderr.
 """
 
-from __future__ import annotations
-
 import re
 import sys
 import unicodedata

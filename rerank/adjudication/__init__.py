@@ -1,7 +1,5 @@
 """Creation of relevance judgments: pools, judging orders, budgets, and the effect of cheaper judgments."""
 
-from __future__ import annotations
-
 from rerank.adjudication.agreement import Agreement, AssessorPanel
 from rerank.adjudication.conclusions import PairCategories, Procedure, cross_significance_procedures
 from rerank.adjudication.few_judgments import estimate_from_few_judgments

@@ -5,8 +5,6 @@ weight, Angelopoulos, Duchi and Zrnic, PPI++, arXiv 2311.01453; in retrieval, Oo
 intervals for information retrieval evaluation using generative A.I., KDD 2024.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple

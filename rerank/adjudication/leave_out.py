@@ -8,8 +8,6 @@ al., Bias and the limits of pooling for large collections, Information Retrieval
 change is small).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """HTML report of a study as one self-contained page."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

@@ -3,8 +3,6 @@
 Torch and other heavy packages are imported when a model is loaded, not when the module of its backend is imported.
 """
 
-from __future__ import annotations
-
 from rerank.registry import Registry
 
 __all__ = ["BACKENDS"]

@@ -1,7 +1,5 @@
 """The backends ``seq2seq`` and ``fusion``: local encoder-decoder models such as T5."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from typing import Any, ClassVar

@@ -4,8 +4,6 @@ A fake derives its reply from the window. It reads the text of the prompt only t
 text in the form that a model would generate, and the real parser parses it. Replies are deterministic.
 """
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import random

@@ -1,7 +1,5 @@
 """The backend that replays a run: it returns recorded replies without calling a model."""
 
-from __future__ import annotations
-
 import sys
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence

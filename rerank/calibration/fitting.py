@@ -3,8 +3,6 @@
 All lists of a query are in the same fold, so no document of a test query is ever in the training set of its fold.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from collections import Counter

@@ -4,8 +4,6 @@ One model predicts whether a document is relevant, the other whether a list has 
 a few microseconds per document.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence

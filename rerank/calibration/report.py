@@ -1,7 +1,5 @@
 """Fitting of a calibration, and a report of its quality on held-out queries and on other collections."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from html import escape

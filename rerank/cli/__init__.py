@@ -3,8 +3,6 @@
 Modules of the library are imported inside commands, so that `rerank --help` starts fast.
 """
 
-from __future__ import annotations
-
 import errno
 import io
 import os

@@ -1,7 +1,5 @@
 """The root command ``rerank``, and the function with which modules add their commands to it."""
 
-from __future__ import annotations
-
 import errno
 import os
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """`compare`, `power`, `worth`, `anova`, `reproduce`: compare systems and experiments."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

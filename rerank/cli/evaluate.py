@@ -1,7 +1,5 @@
 """`eval`: score runs with relevance judgments. `calibrate`: fit a calibration of scores."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`replay`, `verify`, `parse`: process recorded runs and replies without a model."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Output of commands: reports on stdout in several formats, everything else on stderr."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -1,7 +1,5 @@
 """`qrels`: create relevance judgments, compare them, and study cheaper judging strategies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`run`, `retrieve`, `rerank`, `demo`, `robustness`: the commands that create runs."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from collections.abc import Callable, Iterator

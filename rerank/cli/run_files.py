@@ -1,7 +1,5 @@
 """Run files on the command line: single files, or all files of a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

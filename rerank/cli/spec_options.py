@@ -1,7 +1,5 @@
 """Command-line options generated from the fields of `RunSpec` and `Execution`, so that flags and TOML files agree."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import types

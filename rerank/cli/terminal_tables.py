@@ -1,7 +1,5 @@
 """Tables on a terminal: text on the left, numbers on the right, as wide as the terminal, without broken words."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

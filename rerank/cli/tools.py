@@ -1,7 +1,5 @@
 """`collections`, `models`, `prompts`, `methods`, `cache`, `doctor`: show and manage what this package can use."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import platform

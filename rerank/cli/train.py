@@ -1,7 +1,5 @@
 """`train`, `transfer`, `inspect`, `merge`, `heads`: train models and adapters, and examine what training changed."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Annotated, Any

@@ -1,7 +1,5 @@
 """Collections of documents, queries and relevance judgments, such as ``beir:data/scifact`` of the provider Beir."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from pathlib import Path

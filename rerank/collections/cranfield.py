@@ -1,7 +1,5 @@
 """Provider of the Cranfield and CISI collections, read from local files in their original SMART format."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The images are those of iNaturalist 2024. The collections consist of queries wit
 and the ids and paths of the images. The images are not opened.
 """
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence

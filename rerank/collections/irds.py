@@ -1,7 +1,5 @@
 """Provider of the collections of ir_datasets, opened by their ids; missing files are downloaded."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import hashlib

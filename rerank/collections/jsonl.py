@@ -1,7 +1,5 @@
 """Providers of collections in JSON lines: BEIR folders, files with any of the usual field names, and picture files."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterator

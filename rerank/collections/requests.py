@@ -1,7 +1,5 @@
 """Provider of collections of rerank requests: queries with their candidate lists, in one JSON or JSON-lines file."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Provider of collections in TREC formats: documents in SGML or XML, topics in any of TREC's formats, and qrels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar

@@ -5,8 +5,6 @@ The reduction of tasks and corpora follows Enevoldsen et al., MMTEB: Massive Mul
 package also checks whether the significant differences between systems are retained, not only their order.
 """
 
-from __future__ import annotations
-
 from rerank.adjudication.conclusions import Procedure
 from rerank.downsampling.reduction import (
     Goal,

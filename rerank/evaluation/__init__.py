@@ -1,7 +1,5 @@
 """Evaluation of runs against relevance judgments: scores, significance tests, comparisons and tables."""
 
-from __future__ import annotations
-
 from rerank.evaluation.baseline_comparison import compare_with_baseline
 from rerank.evaluation.comparison import (
     Comparison,

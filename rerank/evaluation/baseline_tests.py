@@ -1,7 +1,5 @@
 """Significance tests of many systems against one baseline: tests of their own, and tests of pairs with a correction."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import cast

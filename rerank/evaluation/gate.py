@@ -1,7 +1,5 @@
 """A gate for continuous integration: whether a run may replace another one, decided by a comparison of the two."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Plots of comparisons: per-topic differences of two systems, and p-values of all pairs. Each has its own figure."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Power of the paired t-test: the number of topics needed, and what a comparison of existing runs can detect."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import combinations

@@ -5,8 +5,6 @@ of system-oriented IR experiments, SIGIR 2020. On the same collection, they comp
 effect; on another collection, only the effect and the distributions of scores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean

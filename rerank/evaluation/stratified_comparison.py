@@ -1,7 +1,5 @@
 """Comparison of the same systems over several collections, in which every collection counts equally."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any

@@ -1,7 +1,5 @@
 """Worth of rerankers: their gain over the first stage, divided by the gain of the perfect order of candidates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Functions that prepare, estimate, execute, replay and verify whole runs, as the commands do."""
 
-from __future__ import annotations
-
 from rerank.experiment.estimate import estimate_run_cost
 from rerank.experiment.execute import (
     check_failure_rate,

@@ -1,7 +1,5 @@
 """Fitting of a calibration to run folders, as `rerank calibrate` does."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The runs of `rerank demo`, which rerank BM25's candidates from Python's library documentation, and compare them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial

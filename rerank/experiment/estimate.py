@@ -9,8 +9,6 @@ Requests are submitted as batches, and the replies are committed to the call log
 so that resuming, replay and verification work in the same way. Requests without a reply after a batch are sent live.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 import warnings

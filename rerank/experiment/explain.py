@@ -1,7 +1,5 @@
 """Explanation of one ranking from the record of its run: the calls, and what they did to the documents."""
 
-from __future__ import annotations
-
 import math
 from itertools import islice
 from typing import Any

@@ -1,7 +1,5 @@
 """Selection of attention heads for attention rerankers, on a few judged queries, with QRHead or CoRe."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Recorded runs without a model: replay from their replies, comparison with their folders, and their prompts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -8,8 +8,6 @@ added to it. Everything else stays the same, including the candidates and their 
 only relevance would leave the passage at the end.
 """
 
-from __future__ import annotations
-
 from bisect import bisect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 Importing this module does not import torch, so an invalid recipe is rejected before a model is loaded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

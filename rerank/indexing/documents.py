@@ -1,7 +1,5 @@
 """Storage of the documents of a corpus on disk, once for all its indexes, with access by position."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """An encoder of texts with a sentence-transformers model."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

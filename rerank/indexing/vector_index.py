@@ -1,7 +1,5 @@
 """Nearest neighbours by inner product with faiss: exact, with a graph (HNSW), or by product quantization (IVF-PQ)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path

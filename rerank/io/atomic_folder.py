@@ -4,8 +4,6 @@ A temporary folder (a draft) is created in the parent folder of its final path, 
 one file system. Errors of the operating system are not converted; callers convert them to messages for their users.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import os

@@ -1,7 +1,5 @@
 """SHA-256 hashes of files and folders; the hash of a large file is cached until the file changes."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

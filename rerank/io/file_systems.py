@@ -1,7 +1,5 @@
 """Operations on files that differ between operating systems or file systems: locks, links, positions and durability."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Readers of JSON objects with the field names of various tools, and rules for ids and texts in any file format."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence

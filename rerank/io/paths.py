@@ -1,7 +1,5 @@
 """Functions for paths: errors for unusable paths, short names for messages, and the location of the cache folder."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import re

@@ -1,7 +1,5 @@
 """Functions that open picture files, or return their sizes and hashes; Pillow is imported when a picture is opened."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io

@@ -5,8 +5,6 @@ of a killed process is removed when any sealed folder with the same grandparent 
 collection. A folder whose files do not match the sizes and hashes in its marker is built again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Reading of settings files in TOML and JSON, with a size limit and with this package's errors for invalid content."""
 
-from __future__ import annotations
-
 import json
 import tomllib
 from pathlib import Path

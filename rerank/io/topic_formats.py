@@ -3,8 +3,6 @@
 XML parsers reject many of TREC's files: most lack a root element, contain bare ampersands, or leave elements unclosed.
 """
 
-from __future__ import annotations
-
 import html
 import re
 from collections.abc import Iterator, Mapping, Sequence

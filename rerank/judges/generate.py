@@ -8,8 +8,6 @@ arXiv 2310.09497, section 3, and, for two documents, pairwise ranking prompting,
 github.com/AQ-MedAI/Diver; `Select` is SetR, Lee et al., ACL 2025, arXiv 2507.06838.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

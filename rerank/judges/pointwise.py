@@ -7,8 +7,6 @@ rerankers do the same with other words; `Likelihood` is UPR, Sachan et al., EMNL
 likelihood is due to Ponte and Croft, SIGIR 1998; `Relate` is monoBERT, Nogueira and Cho 2019, arXiv 1901.04085.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Leaderboards, which evaluate and rank the runs on one collection, and test their differences."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping, Sequence

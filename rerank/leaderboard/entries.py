@@ -5,8 +5,6 @@ published from such a file if its runs cannot be redistributed. `exports.board_a
 a board built from it has the same tables as the board of the runs.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace

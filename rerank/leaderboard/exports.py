@@ -4,8 +4,6 @@ A TIREx submission is a folder with run.txt and ir-metadata.yml. The metadata fo
 the fields that tira's format ``run-with-metadata`` requires.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ same documents. Runs with the same first-stage selector can have different candi
 ``bm25``, for example, refer to the collection of a run.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -12,8 +12,6 @@ Data files contain JavaScript calls instead of JSON, because a page opened from 
 not fetch other files.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Standings by one measure: means with confidence intervals, significant differences, and ties with the best run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Check of a submission (a card and a run file), line by line, since the normal reader stops at the first problem."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator

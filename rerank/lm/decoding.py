@@ -16,8 +16,6 @@ texts to the allowed texts. This would require the logits of forced tokens and o
 Input and output are token ids. Imports torch at import time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

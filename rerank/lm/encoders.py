@@ -1,7 +1,5 @@
 """Loading and running encoders of sentence-transformers: dense, sparse and multi-vector models."""
 
-from __future__ import annotations
-
 import logging
 import math
 import re

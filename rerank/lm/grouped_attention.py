@@ -7,8 +7,6 @@ preceding tokens (`supports_grouped_attention`). Left padding is cut off per row
 cases are passed on to transformers. Imports torch at import time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache

@@ -7,8 +7,6 @@ fast kernel. The real and the null query are then processed on top of the same K
 computed for their tokens only. Imports torch at import time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar

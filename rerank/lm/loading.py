@@ -4,8 +4,6 @@ Importing torch and loading weights takes seconds. Counting tokens or reading a 
 is imported only when it is needed.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import os

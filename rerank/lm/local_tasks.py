@@ -3,8 +3,6 @@
 Plan which prefixes of the prompts in a batch are computed once and kept.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace

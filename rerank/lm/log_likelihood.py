@@ -3,8 +3,6 @@
 Inputs are token ids. Imports torch at import time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any

@@ -3,8 +3,6 @@
 The weights are counted on torch's meta device, which allocates nothing. Torch is imported on use.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ A model on the hub is resolved to a commit first, and the folder of that commit 
 which moves, is read only once, and the identity of a model always names the weights that were used.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager

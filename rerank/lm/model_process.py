@@ -6,8 +6,6 @@ the program. It broadcasts every batch before it calls the model, and the other 
 same forward passes.
 """
 
-from __future__ import annotations
-
 import atexit
 import math
 import os

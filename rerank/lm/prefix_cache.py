@@ -5,8 +5,6 @@ sequence, so that their tokens share the matrix products of a forward pass. The 
 and its prefix. Imports torch at import time.
 """
 
-from __future__ import annotations
-
 import hashlib
 from array import array
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """Rendering of chats, token counting, truncation, and positions of passages with a transformers tokenizer."""
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

@@ -1,7 +1,5 @@
 """Evaluation with mteb (MTEB, MMTEB), with results in its format; mteb is imported when a function first needs it."""
 
-from __future__ import annotations
-
 from rerank.mmteb.evaluation import (
     BENCHMARKS,
     MtebFirstStage,

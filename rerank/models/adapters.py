@@ -4,8 +4,6 @@ An adapter is trained for one method and prompt. Its folder contains both togeth
 FOLDER`` is sufficient to rank with the settings of the training.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -4,8 +4,6 @@ Files are written to a temporary folder next to the target, which is renamed whe
 download therefore leaves no partial model, and concurrent processes do not interfere.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import io

@@ -3,8 +3,6 @@
 Reading a finished run or estimating a cost requires only identity and token counts, which are known without weights.
 """
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence

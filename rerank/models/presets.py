@@ -6,8 +6,6 @@ TOML file per family of rerankers. The top level of a file contains the values t
 from the hub.
 """
 
-from __future__ import annotations
-
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence

@@ -20,8 +20,6 @@ A discount that the row does not state is not assumed, so the cost is then an up
 because they change more often than releases are made.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

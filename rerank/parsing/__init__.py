@@ -3,8 +3,6 @@
 Identifiers are the numbers ``1 .. count``. If the prompt uses letters, they are first replaced by numbers.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Clean raw replies (thoughts, chat protocol tokens, typographic variants), and detect those that decline to answer."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 

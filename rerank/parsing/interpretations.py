@@ -7,8 +7,6 @@ mention; then interpretations with more passages; then later ones, because a mod
 ``<`` is interpreted as a run joined by ``>`` in reverse.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import re

@@ -3,8 +3,6 @@
 The text is tokenized once and scanned once, so the time is linear in its length for any input.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Selection of evidence for a query: the spans of each document with the most attention in an attention judge."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypedDict, Unpack

@@ -7,8 +7,6 @@ runs. All other classes, such as those of other distributions, are written as ev
 name and all options, so a changed default changes the hash.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from typing import Any

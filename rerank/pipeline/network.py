@@ -5,8 +5,6 @@ Every ranking is a coroutine. The backend limits the number of simultaneous requ
 request is sent as soon as any other request ends.
 """
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import time

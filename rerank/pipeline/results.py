@@ -1,7 +1,5 @@
 """Data types for the results of the driver: reranked lists with their scores, judged windows and costs."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

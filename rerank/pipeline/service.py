@@ -5,8 +5,6 @@ takes as long as two batches; therefore, callers take turns, batch by batch. If 
 saves time (a GPU), batches are formed from the requests of all callers in order of arrival.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import deque

@@ -1,7 +1,5 @@
 """Reranking of a stream of lists, with a bounded number of lists in memory."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice

@@ -3,8 +3,6 @@
 Built-in prompts are loaded by name, other prompts by the path of their file.
 """
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from importlib.resources import files

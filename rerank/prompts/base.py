@@ -1,7 +1,5 @@
 """Data types for chat messages, and the protocol that token counters implement."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Protocol
 

@@ -1,7 +1,5 @@
 """A memo of bounded size for results that never change, such as token counts, shared by queries and threads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 

@@ -5,8 +5,6 @@ which passages are truncated is therefore estimated from their token counts, and
 whole.
 """
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ the user turn, whether the chat is rendered here or by a server. Escaping is ide
 text, so offsets into a passage stay valid.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Hashable, Sequence

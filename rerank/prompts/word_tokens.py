@@ -1,7 +1,5 @@
 """A token counter without a tokenizer, for backends without a model: it counts words and punctuation marks."""
 
-from __future__ import annotations
-
 import re
 from itertools import islice
 

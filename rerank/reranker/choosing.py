@@ -4,8 +4,6 @@ Sources: shingles and their resemblance (the Jaccard index): Broder 1997, "On th
 documents"; maximal marginal relevance: Carbonell and Goldstein, SIGIR 1998, equation 1.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections import Counter

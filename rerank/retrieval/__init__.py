@@ -1,7 +1,5 @@
 """First stages, which retrieve the candidates for reranking. Each module defines the one of its name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import cast
 

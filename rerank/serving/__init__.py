@@ -1,7 +1,5 @@
 """HTTP server with rerank, score, decision and search endpoints, an MCP server, and a playground."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from rerank.errors import MissingPrerequisiteError

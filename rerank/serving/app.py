@@ -1,7 +1,5 @@
 """The HTTP application: middleware, errors, health and metrics. Other modules have the endpoints that rank."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

@@ -4,8 +4,6 @@ A predicate is answered by the pointwise relevance of the input to the question.
 a window, and the judge returns the probability of each identifier. Both use judges for rankings with separate prompts.
 """
 
-from __future__ import annotations
-
 import asyncio
 import math
 from collections.abc import Coroutine, Iterable, Sequence

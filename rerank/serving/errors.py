@@ -1,7 +1,5 @@
 """Errors of the server: HTTP status, message, and JSON body per dialect; and the end of work nobody waits for."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import traceback

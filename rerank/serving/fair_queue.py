@@ -1,7 +1,5 @@
 """Bounded queue that lets the requests of clients proceed in turn, a fixed number at a time."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import OrderedDict, deque

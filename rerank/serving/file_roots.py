@@ -1,7 +1,5 @@
 """Files below folders that the operator names, copied for tools whose arguments come from a language model."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """MCP server with tools for language model applications: what the main commands do, on request data and on files."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """ASGI middleware: counts and log of requests, unexpected errors, access by key or host name, and size of bodies."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """Pictures in requests: checked before they wait for their turn, and fetched from allowed hosts only."""
 
-from __future__ import annotations
-
 import asyncio
 import base64
 import io

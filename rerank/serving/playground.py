@@ -1,7 +1,5 @@
 """The playground: a page at `/` for trying methods, which shows prompts, completions, and code to repeat a ranking."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import pprint

@@ -1,7 +1,5 @@
 """Service that answers parsed rerank requests, with limits, queue, metrics, relevance scores, spans and warnings."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 import uuid

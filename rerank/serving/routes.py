@@ -1,7 +1,5 @@
 """Endpoints that rank: the request formats (dialects) of rerank APIs, pairs of texts to score, and typed questions."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence

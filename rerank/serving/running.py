@@ -1,7 +1,5 @@
 """Serving of an application with uvicorn until a signal stops the server, with limits on connections and heads."""
 
-from __future__ import annotations
-
 import asyncio
 import errno
 import gc

@@ -1,7 +1,5 @@
 """Strategies decide which windows of a ranking are judged; they are opened by name."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from rerank.registry import Registry

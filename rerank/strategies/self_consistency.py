@@ -4,8 +4,6 @@ Source: Tang et al., NAACL 2024, arXiv 2310.07712. The aggregate is the order th
 exact for small cycles of majorities.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ and heapsort are from Zhuang et al., SIGIR 2024, arXiv 2310.09497, section 3. Wi
 PRP-Sliding-K and the heapsort of Qin et al., sections 3.4 and 3.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice

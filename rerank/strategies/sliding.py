@@ -5,8 +5,6 @@ sliding windows: Sun et al., EMNLP 2023, arXiv 2304.09542, section 3.2 (RankGPT)
 form: Parry, MacAvaney and Ganguly, arXiv 2405.14589.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Whoever calls a backend says when the call is unwanted; a backend that works in steps asks between them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -9,8 +9,6 @@ a model has a span of its own below that of its ranking, also in a batch with re
 a batch begin and end together, ``rerank.batch.requests`` is their number, and every token is counted once.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

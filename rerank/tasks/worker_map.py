@@ -1,7 +1,5 @@
 """Protocols for functions that worker processes apply to items, whatever engine (`rerank.engines`) runs the workers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 

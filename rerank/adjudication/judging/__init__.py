@@ -1,7 +1,5 @@
 """Judging sessions that can be interrupted and resumed. The assessor is a person or a language model."""
 
-from __future__ import annotations
-
 from rerank.adjudication.judging.grader import Grader, judge_session_by_model
 from rerank.adjudication.judging.session import JudgingSession, JudgingTerms, Judgment, PoolTexts
 

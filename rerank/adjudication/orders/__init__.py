@@ -1,7 +1,5 @@
 """Judging orders: which document of a pool is judged next. Orders without and with feedback share a module each."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from rerank.adjudication.orders.base import JudgingOrder, StaticOrder

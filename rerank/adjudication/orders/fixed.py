@@ -1,7 +1,5 @@
 """Judging orders that need no judgments: fusions of the pooled runs, run files, document ids and random orders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Credentials come from the environment or a profile of the AWS command line; botocore keeps them in memory.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -6,8 +6,6 @@ tokens for ordinary text and more only for rare text (comparison in docs/servers
 in the ``usage`` of a reply.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator
 

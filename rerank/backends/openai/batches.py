@@ -5,8 +5,6 @@ The formats are those of the types ``Batch``, ``FileObject`` and ``BatchCreatePa
 contains its key, so that a batch whose id was never received can be found in the list of batches.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 A colon separates the recipe, since names of models contain slashes: ``anthropic/NAME`` is a model of OpenRouter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

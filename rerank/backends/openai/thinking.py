@@ -4,8 +4,6 @@ Thoughts count towards the token limit of a reply even if the server does not sh
 leaves no tokens for the ranking itself. Models are recognised by name, or by what their replies contain.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

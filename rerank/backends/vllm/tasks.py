@@ -3,8 +3,6 @@
 The engine is passed as a function, so this module does not import vLLM.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ The model computes the positions itself, since positions in pictures have more t
 import time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

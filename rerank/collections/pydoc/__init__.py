@@ -4,8 +4,6 @@ The documents are read from the source files of the running interpreter, so they
 judgments cover only documents that Python 3.11, 3.12 and 3.13 share. README.md in this folder is the data card.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,5 @@
 """Extraction of documents from docstrings of the standard library with ``ast``, without importing or executing code."""
 
-from __future__ import annotations
-
 import ast
 import gc
 import sysconfig

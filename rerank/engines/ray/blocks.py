@@ -4,8 +4,6 @@ This module does not use Ray: `WorkBlocks` is a state machine that is given the 
 answers.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Significance tests for all pairs of systems, and corrections for multiple comparisons."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from rerank.evaluation.significance.base import (

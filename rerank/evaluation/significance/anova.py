@@ -1,7 +1,5 @@
 """Tests after a two-way analysis of variance, paired by topic: Tukey's HSD for all pairs, Dunnett's for a baseline."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Tests that compare the observed statistic with its values in random draws: sign flips, bootstrap and permutations."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Tests that compare two systems at a time: the paired t-test, Wilcoxon's signed-rank test and the sign test."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

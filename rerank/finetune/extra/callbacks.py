@@ -1,7 +1,5 @@
 """Experimental callbacks that change a model between optimizer steps. Imports no heavy package."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Experimental methods that train a few layers at a time. Imports no heavy package."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

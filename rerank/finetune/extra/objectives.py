@@ -1,7 +1,5 @@
 """Experimental objectives that replace losses: reinforcement learning. Imports no heavy package."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Experimental optimizers of research papers. Only `build` imports torch."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Experimental methods that choose the adapter's rank for each matrix. Imports no heavy package."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ The idea comes from Trans-LoRA (Wang et al., 2024, arXiv 2405.17258), where the 
 user provides them. Labelling, training and ranking each use their own folder, so that each of them can be resumed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence

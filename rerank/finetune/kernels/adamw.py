@@ -4,8 +4,6 @@ torch casts the state that it loads to the data type of the parameters, which ro
 makes indices floats. Here each tensor keeps its data type, and moments are at least float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any

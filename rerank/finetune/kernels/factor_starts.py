@@ -3,8 +3,6 @@
 They start along the gradient (LoRA-GA), or from the error of a quantisation to four bits by bitsandbytes (LoftQ).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path

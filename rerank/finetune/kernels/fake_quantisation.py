@@ -1,7 +1,5 @@
 """LR-QAT: linear layers whose weight is rounded to an integer grid after a low-rank product is added to it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

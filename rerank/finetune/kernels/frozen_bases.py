@@ -5,8 +5,6 @@ module has a property ``weight``, the factor of the equivalent plain LoRA, so th
 case. A basis takes as much memory as a LoRA factor; only gradients and optimizer state become smaller.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

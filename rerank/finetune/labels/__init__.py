@@ -4,8 +4,6 @@ A label is a ranking of the documents that a first stage retrieved for a query. 
 stay in the collection. Importing this package does not import torch.
 """
 
-from __future__ import annotations
-
 from rerank.finetune.labels.files import read_label_lists_of_file, read_labels, write_labels
 from rerank.finetune.labels.lists import LabelList, attach_label_texts
 

@@ -10,8 +10,6 @@ with a 95 % bootstrap interval over queries. A feature causes a warning if its A
 is above 0.5; length also if its AUC is at most 1 - `WARN` and the interval is below 0.5.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -9,8 +9,6 @@
   "[2] > [1]"}]}``. Chats with ``role`` and ``content`` under ``messages`` are supported too.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import random

@@ -3,8 +3,6 @@
 Lists in shuffled orders and of varying length make a model robust to both (RankZephyr, arXiv 2312.02724).
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections import Counter

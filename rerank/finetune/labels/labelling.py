@@ -1,7 +1,5 @@
 """Labelling of first-stage candidates by one or several teachers, whose rankings are fused."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

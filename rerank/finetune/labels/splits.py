@@ -5,8 +5,6 @@ Trigrams are taken within words that are padded with spaces, so word order and r
 similarity is computed exactly, with a product of sparse matrices instead of hashing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import unicodedata

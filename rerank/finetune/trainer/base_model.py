@@ -1,7 +1,5 @@
 """Preparation of the base model: loading, removal of unused layers, dropout, and the tensors of checkpoints."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 from typing import Any

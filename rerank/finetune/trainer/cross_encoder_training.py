@@ -4,8 +4,6 @@ Sentence-transformers loads, runs, trains and saves the model. This package prov
 losses on scores, optimizers, checkpoints and validation, as for all other trainings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Batches follow a `ListSchedule`; optimizers are components; checkpoints contain 
 and are written atomically; validation is a function; a gradient that is not finite ends the training. Imports torch.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence

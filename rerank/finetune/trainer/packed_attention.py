@@ -5,8 +5,6 @@ so packing needs no mask of quadratic size. Attention rows to record are compute
 torch.
 """
 
-from __future__ import annotations
-
 from collections import UserDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The processes of a training under torchrun: device, main process, shared values and memory use."""
 
-from __future__ import annotations
-
 import os
 import sys
 from importlib import import_module

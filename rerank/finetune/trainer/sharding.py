@@ -5,8 +5,6 @@ all of them, and optimizers and checkpoints work in the same way as without shar
 are trained; then weights, gradients and optimizer state are all sharded. Imports torch.
 """
 
-from __future__ import annotations
-
 import copy
 import os
 import pickle

@@ -1,7 +1,5 @@
 """The folder of a training: recipe, checkpoints, result, and the trained adapter with its model card; its upload."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -1,7 +1,5 @@
 """A training run, which connects the model, the data, the components and the files. Imports torch."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import math

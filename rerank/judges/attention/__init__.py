@@ -4,8 +4,6 @@ Source: in-context reranking (ICR), Chen, Gutiérrez and Su, ICLR 2025, arXiv 24
 attention (`rerank.lm.icr_scoring`); `rerank.judges.attention.heads` reads and writes lists of attention heads.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -18,8 +18,6 @@ two characters. Splitters with rules per language would be better for languages 
 be an additional dependency.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

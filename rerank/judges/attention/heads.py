@@ -1,7 +1,5 @@
 """Read lists of attention heads from files or published lists, check their model, and write them."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import tomllib

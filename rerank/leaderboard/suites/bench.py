@@ -1,7 +1,5 @@
 """Planning and execution of the runs of a suite; the hash of a run's identity in its folder's name keeps runs apart."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

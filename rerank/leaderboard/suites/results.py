@@ -3,8 +3,6 @@
 Runs of the same reranker with several seeds form one system, whose score on a query is the mean over the seeds.
 """
 
-from __future__ import annotations
-
 import glob
 import json
 import math

@@ -1,7 +1,5 @@
 """Protocols of first stages, which retrieve the candidates for reranking."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable

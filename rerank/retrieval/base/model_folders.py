@@ -1,7 +1,5 @@
 """Lookup of the model of a first stage by the name of a preset, a local folder or an id on the hub."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from rerank.errors import UsageError

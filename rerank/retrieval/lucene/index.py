@@ -4,8 +4,6 @@ Only ``pyserini.pyclass`` is imported: ``pyserini.search`` imports an encoder th
 in ``pyserini.search`` rounds scores and breaks ties by id in ascending order, unlike trec_eval.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """OpenAI's decisions API, ``POST /v1/decisions``: questions about an input, answered with probabilities."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StrictBool, StrictStr

@@ -1,7 +1,5 @@
 """Types that the formats of all rerank APIs (dialects) share: a question, its answer, documents and spans."""
 
-from __future__ import annotations
-
 import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 First stages without a teacher of the same name, such as ``bm25`` or ``hybrid:bm25+dense``, can be used as teachers too.
 """
 
-from __future__ import annotations
-
 from typing import cast
 
 from rerank.errors import UnknownNameError

@@ -1,7 +1,5 @@
 """The teachers of this package: a reranking method, an embedding model, a first stage, a run file and judgments."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Mapping

@@ -13,6 +13,7 @@ from rerank.cli.run import execute_with_progress_bar, progress_bar
 from rerank.cli.spec_options import takes_run_spec
 from rerank.errors import UsageError
 from rerank.experiment.spec import Execution, RunSpec
+from rerank.installation import check_modules
 from rerank.io.reports import Grid, make_grid
 from rerank.io.text_files import check_file_writable
 from rerank.models.adapters import read_settings
@@ -76,6 +77,7 @@ def train(
         )
     rows: list[list[object]]
     if options.dry_run:
+        check_modules("--dry-run", ("torch", "transformers"), "train")
         from rerank.finetune.trainer.cost_estimate import estimate_training  # imports torch
 
         found = estimate_training(read, processes=options.processes, device=options.device)

@@ -35,3 +35,15 @@ def test_the_options_reach_the_training(cli: Cli, trained: Any) -> None:
     ((recipe, out), given) = trained.call_args
     assert (recipe.data.lists, out) == (("lists.jsonl",), Path("out"))
     assert (given["device"], given["report_to"], given["resume"]) == ("cpu", ["none"], True)
+
+
+@pytest.mark.parametrize("flags", [(), ("--dry-run",), ("--push", "me/mine")])
+def test_without_torch_it_says_what_to_install(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    Path("recipe.toml").write_text(RECIPE)
+    monkeypatch.setattr("rerank.installation.find_spec", lambda name: None)
+    done = cli("train", "recipe.toml", "--out", "out", *flags)
+    assert done.returncode == 3, done.stderr
+    assert "packages that are not installed" in done.stderr
+    assert "[train]" in done.stderr

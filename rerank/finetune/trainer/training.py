@@ -94,6 +94,7 @@ def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., Tra
         from rerank.finetune.trainer.cross_encoder_training import CrossEncoderRun
 
         return CrossEncoderRun
+    check_modules("Training", ("torch", "transformers", "peft"), "train")
     from rerank.finetune.trainer.training_run import TrainingRun
 
     return components.objective.run if components.objective else TrainingRun

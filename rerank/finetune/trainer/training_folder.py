@@ -28,6 +28,7 @@ from rerank.finetune.inspection.checkpoints import ADAPTER_WEIGHTS, CheckpointRe
 from rerank.finetune.labels.hub import pin_hub_datasets
 from rerank.finetune.recipe import ComponentTable, Recipe
 from rerank.finetune.trainer import processes
+from rerank.installation import check_modules
 from rerank.io.atomic_folder import fill_folder
 from rerank.io.file_hashes import file_hash
 from rerank.io.file_systems import check_only_files
@@ -278,6 +279,7 @@ def _round_plain_lora(folder: Path) -> None:
 
 def check_hub_repository(repository: str) -> None:
     """Check before a training that its adapter can be uploaded: the name is valid, and there is a token."""
+    check_modules("--push", ("huggingface_hub",), "train")
     from huggingface_hub import get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]

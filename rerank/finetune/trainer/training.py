@@ -68,6 +68,7 @@ def train_adapter(
         if hasattr(component, "check_machine"):
             component.check_machine()
     services = pick_reporting_services(report_to)
+    check_modules("Training", ("torch", "transformers"), "train")
     resolve_model_name(recipe.model)  # so that an unknown model is reported before the data are read
     make_run = _pick_run(recipe, components)
     import torch.distributed  # after the recipe was checked, which needs no torch
@@ -94,7 +95,6 @@ def _pick_run(recipe: Recipe, components: RecipeComponents) -> Callable[..., Tra
         from rerank.finetune.trainer.cross_encoder_training import CrossEncoderRun
 
         return CrossEncoderRun
-    check_modules("Training", ("torch", "transformers", "peft"), "train")
     from rerank.finetune.trainer.training_run import TrainingRun
 
     return components.objective.run if components.objective else TrainingRun

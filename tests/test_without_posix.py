@@ -21,7 +21,12 @@ from tests.without_posix import MODULES, NAMES
 ROOT = Path(__file__).resolve().parents[1]
 _WITHOUT = [sys.executable, str(Path(__file__).with_name("without_posix.py"))]
 #: Modules that use what Windows lacks where it exists, each behind a check.
-_CHECKED = {"rerank/io/file_systems.py", "rerank/io/forks.py", "rerank/tasks/concurrency.py"}
+_CHECKED = {
+    "rerank/io/file_systems.py",
+    "rerank/io/forks.py",
+    "rerank/serving/file_roots.py",
+    "rerank/tasks/concurrency.py",
+}
 
 
 def environment(folder: Path, keep: str = "") -> dict[str, str]:

@@ -245,7 +245,7 @@ def test_the_next_documents_of_all_topics_are_asked_about_together(tmp_path: Pat
     assert dict(session.qrels()["t0"]) == {"d0": 0, "d2": 2, "d3": 3}
     rows = [json.loads(line) for line in (tmp_path / "j.jsonl").read_text().splitlines()]
     (failed,) = (row for row in rows[1:] if row["topic"] == "t0" and row["grade"] is None)
-    about = {"topic": "t0", "doc": "d1", "grade": None, "judge": "m", "seconds": 0.5}
+    about = {"topic": "t0", "doc": "d1", "grade": None, "judge": "m", "seconds": 0.5, "check": failed["check"]}
     assert failed == {**about, "gap": "failed", "reply": "no idea", "detail": "no grade in the reply"}
 
 

@@ -31,7 +31,7 @@ from rerank.experiment.spec import Execution, RunSpec
 from rerank.io.run_files import read_run, write_run
 from rerank.methods import method_names
 from rerank.models.adapters import AdapterSettings
-from rerank.prompts import identifiers
+from rerank.prompts import passages
 from rerank.store import RunFolder
 from rerank.strategies.sliding import Full, Sliding
 from rerank.tasks import Reply
@@ -379,7 +379,7 @@ def test_names_of_one_token_are_those_of_the_runs_tokenizer(
     """Past Z, which pairs of letters are one token is the tokenizer's affair."""
     names = (*map(chr, range(65, 91)), "QX", "ZZ", "AB", "KJ")
     with monkeypatch.context() as patch:
-        patch.setattr(identifiers, "_find_letters", lambda counter: names)
+        patch.setattr(passages, "_find_letters", lambda counter: names)
         summary = run_experiment(lists(model="fake:perfect", depth=30, method="fullrank,identifiers=letters"), out)
     assert summary["windows"]["ok"] == 4
     assert verify_run_folder(RunFolder.existing(summary["folder"])) == []

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-
 from rerank.errors import (
     BackendError,
     DataError,
@@ -174,9 +172,11 @@ def find_last_checkpoint(folder: Path) -> Path | None:
 @contextmanager
 def storage_errors() -> Iterator[None]:
     """Convert errors of a full or failing disk into a `StorageError`."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         # torch and safetensors report a failing disk with their own error classes, so the message is examined.
         if not isinstance(error, OSError) and not any(word in str(error) for word in _DISK):
             raise

@@ -12,6 +12,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,10 @@ class Terminal:
 
     def end(self) -> tuple[int, str]:
         """The exit code and what stood on stdout; the terminal must be as it was."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=30)
+        if self.process.poll() is None:  # a signal that came just before the system's read is noticed with the next key
+            self.press("?")
         out = self.process.communicate(timeout=60)[0]
         assert self._before is None or termios.tcgetattr(self._slave) == self._before
         return self.process.returncode, out

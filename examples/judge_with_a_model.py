@@ -57,8 +57,9 @@ for query in collection.queries():
 
 # Kappa is 1 for perfect agreement and 0 for that of chance. Its interval is over queries.
 pair = AssessorPanel.from_qrels({"people": people, model: grades}).to_dict()["pairs"][0]
-if pair["kappa_quadratic_interval"] is None:
-    sys.exit("There is no interval: it needs five queries, and grades that differ.")
-low, high = pair["kappa_quadratic_interval"]
-print(f"weighted kappa of people and {model}: {pair['kappa_quadratic']:.2f} [{low:.2f}, {high:.2f}]")
+kappa, interval = pair["kappa_quadratic"], pair["kappa_quadratic_interval"]
+if kappa is None:
+    sys.exit("There is no kappa: all grades are the same.")
+low, high = interval or (kappa, kappa)  # no interval: the value is the same without any one of the queries
+print(f"weighted kappa of people and {model}: {kappa:.2f} [{low:.2f}, {high:.2f}]")
 print("use it with care" if low > 0 else "no better than chance on this sample: do not use its grades")

@@ -368,5 +368,6 @@ def test_the_command_sends_spans_to_a_collector_and_logs_json() -> None:
     assert (last["path"], last["status"], len(last["request_id"])) == ("/no\nwhere", 404, 32)
     receiver.shutdown()
     receiver.server_close()
+    assert not any(SECRET in str(span) for span in receiver.spans)
     tree = {"POST /v2/rerank", "rerank fake:reversed", "render", "chat fake:reversed", "GET"}
     assert ({span.name for span in receiver.spans}, receiver.services) == (tree, {"search"})

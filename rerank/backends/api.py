@@ -102,13 +102,10 @@ def _score_body(model: str, query: str, documents: list[str], max_tokens: int | 
 
 
 def _bedrock_body(model: str, query: str, documents: list[str], max_tokens: int | None) -> dict[str, Any]:
-    def text(value: str) -> dict[str, str]:
-        return {"text": value or " "}  # at least one character
-
     reranker = {"modelConfiguration": {"modelArn": model}, "numberOfResults": len(documents)}
-    inline = [{"type": "TEXT", "textDocument": text(document)} for document in documents]
+    inline = [{"type": "TEXT", "textDocument": {"text": document}} for document in documents]
     return {
-        "queries": [{"type": "TEXT", "textQuery": text(query)}],
+        "queries": [{"type": "TEXT", "textQuery": {"text": query}}],
         "sources": [{"type": "INLINE", "inlineDocumentSource": source} for source in inline],
         "rerankingConfiguration": {"type": "BEDROCK_RERANKING_MODEL", "bedrockRerankingConfiguration": reranker},
     }
@@ -386,7 +383,8 @@ class Api(ServerBackend[RerankApiLimits]):
         return [reply]
 
     async def _score(self, connection: ServerConnection, query: str, documents: list[str], estimated: int) -> Reply:
-        query, *documents = map(replace_lone_surrogates, (query, *documents))
+        # Voyage, Vertex and Bedrock refuse empty texts, and with one of them the whole list.
+        query, *documents = (replace_lone_surrogates(text) or " " for text in (query, *documents))
         body = self._api.make_body(self._api_model, query, documents, self._options.context_size)
         if "raw_scores" in body and not self.score_unit:
             body["raw_scores"] = False

@@ -78,6 +78,8 @@ def decide_gate(comparison: BaselineComparison, condition: Condition) -> GateDec
             f"; with {family.topics} queries, a true loss of less than {row.detectable:.4f} would not be seen with "
             f"power {POWER:g}"
         )
+    elif row.difference and p > family.alpha:
+        sentence += f"; the p-value of {family.topics} equal differences is at least {2 / 2**family.topics:.3g}"
     return GateDecision(
         fail_if=condition, fails=fails, difference=row.difference, p=p, detectable=row.detectable, sentence=sentence
     )

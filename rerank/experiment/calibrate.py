@@ -97,6 +97,8 @@ def open_finished_run(
         raise DataError(
             f"The run {str(path)!r} is unfinished", expected="a run.trec", remedy="Finish the run with --resume"
         )
+    folder.check_checksums()
+    folder.check_files()
     run = folder.read_run("run.trec")
     if not len(run):
         raise DataError(f"The run {str(path)!r} has no rankings", expected="at least two queries with candidates")

@@ -37,7 +37,7 @@ from rerank.tasks import (
     Reply,
     Request,
 )
-from rerank.tasks.backends import BatchBackend, BatchInterface, BatchStatus, traits
+from rerank.tasks.backends import BatchInterface, BatchStatus, traits
 from rerank.tasks.requests import Usage
 from rerank.types import Plan, Ranking, Window
 
@@ -147,13 +147,14 @@ def longest_request(prepared: PreparedRun) -> int:
 
 def batch_interface(prepared: PreparedRun) -> BatchInterface:
     """Return the batch interface of a run's backend."""
-    if not isinstance(prepared.backend, BatchBackend):
+    batches: BatchInterface | None = getattr(prepared.backend, "batches", None)
+    if batches is None:
         raise UsageError(
             f"--provider-batch cannot be used with the model {prepared.spec.model}",
             expected="a model behind one server with a batch interface: --model openai:NAME",
             remedy="Omit --provider-batch",
         )
-    return prepared.backend.batches
+    return batches
 
 
 #: Tasks whose replies have scores and no text.

@@ -23,7 +23,7 @@ from typing import Any, cast
 from rerank.assemble import assembly_defaults
 from rerank.calibration import first_stage_of_calibration
 from rerank.engines import RankingJob, open_engine
-from rerank.errors import DataError, PartialFailureError, UsageError
+from rerank.errors import PartialFailureError, UsageError
 from rerank.evaluation import evaluate_run
 from rerank.evaluation.measures import evaluation_overlap_note
 from rerank.experiment.candidates import order_list
@@ -256,13 +256,7 @@ def _describe_sources(prepared: PreparedRun) -> dict[str, Any]:
 
 def _rescore(prepared: PreparedRun, folder: RunFolder) -> dict[str, Any]:
     files = folder.spec().get("files", {})
-    for name, sha in files.items():
-        if name != "qrels.trec" and folder.file_hash(name) != sha:  # which may be replaced below
-            raise DataError(
-                f"{str(folder.path / name)!r} was changed after the run",
-                expected="the content whose hash is in spec.json",
-                remedy="Run `rerank verify` to list the differences, or pass --overwrite to run again",
-            )
+    folder.check_files(without="qrels.trec")  # which may be replaced below
     summary = folder.read_json("summary.json", "calls") | {"folder": str(folder.path)}
     if prepared.qrels:  # without judgments, the recorded scores are kept
         summary |= summarise_scores(_write_scores(prepared, folder, folder.read_run("run.trec")))

@@ -334,12 +334,12 @@ class Reranker(RunTransformer):
             raise threshold_error(threshold)
         ordered = (candidates[int(document.id)].document for document in ranking.docs)
         return RankCall(
-            ranking=self._start_span(ranking, ordered, top_k),
             candidates=candidates,
             top_k=top_k,
             threshold=threshold,
             deadline=None if deadline is None else time.monotonic() + deadline,
             on_failure=check_on_failure(own) if (own := options.get("on_failure")) else self.on_failure,
+            ranking=self._start_span(ranking, ordered, top_k),  # last, since an error would leave the span open
         )
 
     def _start_span(self, ranking: Ranking, documents: Iterable[Document], top_k: int | None) -> Ranking:

@@ -134,7 +134,7 @@ class Hits(tuple[Hit, ...]):
         return {**vars(self), "count_tokens": None}  # it belongs to an open model
 
     def top_k(self, k: int) -> Hits:
-        check_top_k(k)
+        check_top_k(k, "k")
         return self._keep("top_k", self[:k], f"not among the first {k}")
 
     def at_least(self, threshold: float) -> Hits:
@@ -194,7 +194,7 @@ class Hits(tuple[Hit, ...]):
         """
         from rerank.reranker.choosing import normalize_vectors, select_diverse, weigh_terms  # imports numpy
 
-        check_top_k(k)
+        check_top_k(k, "k")
         _check_number("weight", weight, 0, 1, "a number from 0 (only diversity) to 1 (only relevance)")
         embeddings = [hit.source.get("embedding") for hit in self]
         if vectors is not None:
@@ -295,10 +295,10 @@ def threshold_error(threshold: object) -> UsageError:
     )
 
 
-def check_top_k(k: object) -> None:
+def check_top_k(k: object, name: str = "top_k") -> None:
     """Check that a value is a valid number of hits, or None."""
     if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 0):
-        raise UsageError(f"top_k is {k!r}", expected="a whole number from 0, or None for all")
+        raise UsageError(f"{name} is {k!r}", expected="a whole number from 0, or None for all")
 
 
 _MARGIN = 1e-6  #: Probabilities are clipped to [_MARGIN, 1 - _MARGIN].

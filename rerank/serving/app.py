@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.routing import Mount, Route
+from starlette.types import Receive, Scope, Send
 
 from rerank.errors import RerankError
 from rerank.serving import errors
@@ -39,6 +40,13 @@ _CLOSING = 10.0  #: Seconds that a stopping server waits for the model to finish
 _POLLING = 0.02  #: Seconds between two checks of whether the model has finished.
 
 
+class _App(FastAPI):
+    """An application whose spans contain no query string, which may have keys in it and which no endpoint reads."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await super().__call__({**scope, "query_string": b""}, receive, send)
+
+
 def create_server_app(
     service: RankingService,
     keys: ServerKeys | None = None,
@@ -50,7 +58,7 @@ def create_server_app(
 
     The playground at ``/`` lets users choose methods that need many calls.
     """
-    app = FastAPI(
+    app = _App(
         # OpenTelemetry's spans of requests, which continue the callers' traces; logs would have messages of exceptions
         telemetry={
             "auto_configure": True,

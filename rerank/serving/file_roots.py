@@ -56,6 +56,8 @@ class FileRoots:
                 for file in files:
                     with suppress(MissingResourceError):
                         self._copy(f"{name}/{file}", folder / file)
+                        if not file.startswith("calls."):  # the database of calls, which is not compressed
+                            _check_decompressed_size(f"{name}/{file}", folder / file)
                 return folder
 
             try:

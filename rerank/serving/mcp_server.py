@@ -41,6 +41,8 @@ T = TypeVar("T")
 
 #: Limits of comparisons and evaluations: runs times measures, and values per query.
 _MAX_SCORED, _MAX_VALUES = 200, 20_000
+#: Limit of resampling tests, some 100 seconds: pairs of runs times measures, queries and resamples.
+_MAX_RESAMPLED = 10**9
 #: Maximum number of tools that read files at the same time. One that has begun ends even if its caller has left.
 _READING = 2
 _CLIENT = "mcp"  #: Name of the client in the queue: the server does not distinguish MCP clients.
@@ -70,6 +72,7 @@ def _read_runs(copy: CopyFile, names: Sequence[str], measures: Sequence[str]) ->
     scored = len(names) * len(measures)
     found = f"{len(names)} runs and {len(measures)} measures are {scored} evaluations"
     ensure(scored <= _MAX_SCORED, found, expected=f"at most {_MAX_SCORED}")
+    ensure(len({*names}) == len(names), "run_files names a file twice", expected="each file once")
     return [read_run(copy(name), name=name) for name in names]
 
 
@@ -242,12 +245,18 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
             selector = build_test_selector(test, permutations=permutations)
             options = ComparisonOptions(test=selector, correction=correction)
             runs = _read_runs(copy, run_files, names := measures or ["nDCG@10"])
-            found = score_compared_runs(read_qrels(copy(qrels_file)), runs, names)
+            judged = read_qrels(copy(qrels_file))
+            if test in ("permutation", "bootstrap", "tukey-randomised", "max-t"):
+                pairs = len(runs) - 1 if baseline else len(runs) * (len(runs) - 1) // 2
+                work = pairs * len(names) * len(judged) * (permutations or 10_000)
+                expected = f"at most {_MAX_RESAMPLED:,}: fewer runs, measures or permutations"
+                ensure(work <= _MAX_RESAMPLED, f"{work:,} values would be drawn", expected=expected)
+            found = score_compared_runs(judged, runs, names)
             if baseline is None:
                 result = compare_evaluated_measures(found.scores, found.measures, options)
                 return result.with_notes(found.notes).to_dict()
-            pairs = compare_with_baseline(found.scores, found.measures, baseline, options, judged=found.judged)
-            return replace(pairs, notes=(*pairs.notes, *found.notes)).to_dict()
+            against = compare_with_baseline(found.scores, found.measures, baseline, options, judged=found.judged)
+            return replace(against, notes=(*against.notes, *found.notes)).to_dict()
 
         return await on_copies(compare)
 

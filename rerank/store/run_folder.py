@@ -47,7 +47,7 @@ _FILES = (*_RESULTS, "batches.json", "first_stage.trec", "queries.jsonl", "qrels
 
 
 #: Files that contain a checksum of themselves, since no other file has their hash.
-CHECKED = ("spec.json", "summary.json")
+CHECKED = ("spec.json", "scores.json", "summary.json")
 
 
 def hash_identity(identity: Mapping[str, Any]) -> str:
@@ -234,6 +234,16 @@ class RunFolder:
                 expected="the content that its checksum belongs to",
                 remedy="Restore the file, pass --overwrite to run again, or remove its checksum to keep the change",
             )
+
+    def check_files(self, *, without: str = "") -> None:
+        """Check that files, except one, have the hashes in spec.json; older versions recorded none."""
+        for name, sha in self.spec().get("files", {}).items():
+            if name != without and self.file_hash(name) != sha:
+                raise DataError(
+                    f"{str(self.path / name)!r} was changed after the run",
+                    expected="the content whose hash is in spec.json",
+                    remedy="Run `rerank verify` to list the differences, or pass --overwrite to run again",
+                )
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         if name in CHECKED:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from typing import Any, Literal, Protocol, cast
 
 from rerank.errors import UsageError, ensure
 from rerank.io.model_base import ModelBase
@@ -226,15 +226,6 @@ class BatchInterface(Protocol):
 
     def collect(self, status: BatchStatus, requests: Mapping[str, Request]) -> BatchReplies:
         """Return the results of a batch that has ended, for the given requests only."""
-
-
-@runtime_checkable
-class BatchBackend(Backend, Protocol):
-    """A backend whose provider has a batch interface."""
-
-    @property
-    def batches(self) -> BatchInterface:
-        """The batch interface of the provider."""
 
 
 # Identities and settings

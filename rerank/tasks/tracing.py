@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
 from typing import Any
+from urllib.parse import urlsplit
 
 from rerank.io.text_files import replace_lone_surrogates
 from rerank.tasks.kinds import CrossEncoderTask
@@ -25,6 +26,8 @@ from rerank.types import Document, Query, Ranking, Run
 
 #: Variable of the GenAI instrumentations: ``span_only``, ``span_and_event`` or ``true`` to record texts in spans.
 CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+#: Names of providers in the GenAI conventions, where they differ from those of `api:`.
+_PROVIDERS = {"bedrock": "aws.bedrock", "vertex": "gcp.vertex_ai", "azure": "azure.ai.inference"}
 #: Number of attributes of a span besides those of documents, and per rank (id, score and text in input and output).
 _OTHER_ATTRIBUTES, _PER_RANK = 32, 6
 
@@ -54,18 +57,18 @@ def current_trace_id() -> str:
 
 @contextmanager
 def traced(
-    name: str, about: Mapping[str, Any], *, kind: str = "INTERNAL", ranking: Ranking | None = None
+    name: str, about: Mapping[str, Any], *, kind: str = "INTERNAL", ranking: Ranking | None = None, parent: Any = None
 ) -> Iterator[Any]:
     """Yield the span of the block, which is the current one in it; None if nothing is traced.
 
-    Its parent is the span of the list, if it has one, or else the current span.
+    Its parent is the span of the list, if it has one, or else that of the context ``parent``, or the current span.
     """
     if (tracer := find_tracer()) is None:
         yield None
         return
     from opentelemetry import trace
 
-    context = trace.set_span_in_context(ranking.span) if isinstance(ranking, TracedRanking) else None
+    context = trace.set_span_in_context(ranking.span) if isinstance(ranking, TracedRanking) else parent
     span = tracer.start_span(name, context, trace.SpanKind[kind], about)
     with trace.use_span(span, end_on_exit=True, record_exception=False, set_status_on_exception=False):
         try:
@@ -121,7 +124,8 @@ def ending_spans(rankings: Iterable[Ranking]) -> Iterator[None]:
     except BaseException as error:
         for ranking in rankings:
             if isinstance(ranking, TracedRanking) and ranking.span.is_recording():
-                set_error(ranking.span, error)
+                if not isinstance(error, GeneratorExit):  # the caller wants no further lists
+                    set_error(ranking.span, error)
                 ranking.span.end()
         raise
 
@@ -131,7 +135,10 @@ def generate_traced(backend: Backend, batch: Sequence[tuple[Request, Ranking | N
     with ExitStack() as stack:
         spans = []
         if find_tracer() is not None:
-            spans = [stack.enter_context(_traced_call(backend, *call, len(batch))) for call in batch]
+            from opentelemetry.context import get_current
+
+            parent = get_current()  # the spans of a batch are siblings
+            spans = [stack.enter_context(_traced_call(backend, *call, len(batch), parent)) for call in batch]
         replies = backend.generate([request for request, _ in batch])
         for span, reply in zip(spans, replies, strict=False):
             _add_reply(span, reply)
@@ -148,15 +155,16 @@ async def agenerate_traced(backend: AsyncBackend, request: Request, ranking: Ran
     return reply
 
 
-def _traced_call(backend: Backend, request: Request, ranking: Ranking | None, batch: int) -> Any:
+def _traced_call(backend: Backend, request: Request, ranking: Ranking | None, batch: int, parent: Any = None) -> Any:
     turns = [("user" if turn.role in ("text", "verbatim") else turn.role, turn.content) for turn in request.prompt]
     is_chat = all(turn.role not in ("text", "verbatim") for turn in request.prompt)
     name = "rerank" if isinstance(request.task, CrossEncoderTask) else "chat" if is_chat else "text_completion"
     model, kind, about = _describe_model(backend)
     about |= {"gen_ai.operation.name": name, "openinference.span.kind": "LLM", "llm.model_name": model}
-    about |= {"gen_ai.request.max_tokens": request.sampling.max_tokens, "rerank.batch.requests": batch}
+    about |= {"rerank.batch.requests": batch}
+    about |= {"gen_ai.request.max_tokens": most} if (most := request.sampling.max_tokens) else {}
     about |= _texts({"gen_ai.input.messages": [_message(role, text) for role, text in turns]})
-    return traced(f"{name} {model}", about, kind=kind, ranking=ranking)
+    return traced(f"{name} {model}", about, kind=kind, ranking=ranking, parent=parent)
 
 
 def _add_reply(span: Any, reply: Reply) -> None:
@@ -191,9 +199,11 @@ def _describe_model(backend: Backend) -> tuple[str, str, dict[str, Any]]:
     provider, model = type(innermost).__name__.lower(), backend.identity.get("model", "")
     if provider == "api":
         provider, _, model = model.partition("/")
-    about = {"gen_ai.provider.name": provider, "gen_ai.request.model": model or provider}
-    server = backend.identity.get("server", "").split(" ")[0]  # the first of several
-    return model or provider, "CLIENT" if server else "INTERNAL", about | ({"server.address": server} if server else {})
+    about = {"gen_ai.provider.name": _PROVIDERS.get(provider, provider), "gen_ai.request.model": model or provider}
+    server = urlsplit("//" + backend.identity.get("server", "").split(" ")[0])  # the first of several
+    if server.hostname:
+        about |= {"server.address": server.hostname, "server.port": server.port or 443}
+    return model or provider, "CLIENT" if server.hostname else "INTERNAL", about
 
 
 def _describe_documents(prefix: str, documents: Iterable[Document], scores: Iterable[float]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -15,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rerank.errors import RerankError
+from tests.attacks.scale import attack_share
 from tests.models.kinds import KINDS
 
 Weights = dict[str, torch.Tensor]
 #: Share of the weights that are damaged in each way.
-SHARE = 1.0 if os.environ.get("ATTACKS") else 0.1
+SHARE = attack_share()
 
 
 def _filled(value: float) -> Callable[[Weights, str], object]:

@@ -23,7 +23,6 @@ from rerank.tasks import (
     Sampling,
     Task,
 )
-from rerank.tasks.backends import BatchBackend
 from tests.backends.faulty_server import Act, FaultyServer, error, models, raw, said, weighed
 from tests.raising import raises
 
@@ -175,7 +174,7 @@ def test_addresses_and_names() -> None:
         assert isinstance(backend, Openai)
         assert recipe.provider.url.endswith(backend.identity["server"])
         assert backend.identity["model"] == f"{name}:org/m:1b"
-        assert not isinstance(backend, BatchBackend)
+        assert not hasattr(backend, "batches")
     with raises(UsageError, "openai:gemini:NAME"):
         open_model_backend("openai:gemini:")
     with raises(UsageError, "openai:anthropic:m"):

@@ -355,7 +355,7 @@ def test_all_tools_over_http(http_address: Callable[[], str]) -> None:
     assert url.endswith("/mcp")
 
     async def use() -> None:
-        async with httpx2.AsyncClient(headers={"Authorization": "Bearer key"}) as http:
+        async with httpx2.AsyncClient(headers={"Authorization": "Bearer key"}, timeout=60) as http:
             await use_all_tools(streamable_http_client(url, http_client=http), TOOLS)
 
     run(use())

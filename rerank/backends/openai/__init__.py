@@ -55,7 +55,7 @@ class Openai(ServerBackend[Dialect]):
     @property
     def batches(self) -> OpenaiBatches:
         """The batch interface of the server. The server is contacted when a method of the interface is called."""
-        # So that several servers, and providers without these batches, do not count as a `BatchBackend`.
+        # An attribute that is missing, so that several servers and other providers count as backends without batches.
         if len(self._addresses) > 1 or self._recipe.provider is not OPENAI:
             raise AttributeError("batches are submitted to a single server that has OpenAI's batch interface")
         from rerank.backends.openai.batches import OpenaiBatches

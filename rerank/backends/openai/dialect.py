@@ -166,7 +166,8 @@ class Dialect:
                     words = (optional, *_ALIASES.get(optional, ()))
                     return named in words or (not named and any(re.search(rf"\b{word}\b", message) for word in words))
 
-                name = next(filter(is_meant, sorted(sent.optional)), "")
+                # In reverse, so that top_p is omitted if a server accepts either it or the temperature.
+                name = next(filter(is_meant, sorted(sent.optional, reverse=True)), "")
         if name and name not in self.refused:
             self.refused.add(name)
             now = "now part of the user's turn" if name == SYSTEM else "which is now omitted"

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -115,15 +116,19 @@ def read_attention_heads(path: Path) -> HeadList:
         path, "head list", expected=f"a file written by `rerank heads select`, or one of: {', '.join(_PUBLISHED)}"
     )
     try:
-        heads = tuple((int(layer), int(head)) for layer, head in content["heads"])
-        weights = tuple(map(float, content.get("weights", ())))
+        heads = tuple((layer, head) for layer, head in content["heads"])
+        if not all(type(index) is int and 0 <= index < 1 << 31 for pair in heads for index in pair):
+            raise ValueError("heads are not pairs of a layer and a head")
+        weights, length_power = tuple(map(float, content.get("weights", ()))), float(content.get("length_power", 0.0))
+        if not all(map(isfinite, (*weights, length_power))):
+            raise ValueError("weights and length_power are not finite")
         head_list = HeadList(
             heads=heads,
             model=content["model"],
             method=content["method"],
             details=content.get("details", {}),
             weights=weights,
-            length_power=float(content.get("length_power", 0.0)),
+            length_power=length_power,
             base=ModelBase(**content["base"]) if "base" in content else None,
         )
         model_identity(head_list.model)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, ConfigDict, Field
 
 from rerank.errors import DataError
 from rerank.tasks.dialects.question import (
@@ -323,7 +323,7 @@ class TeiRequest(RerankBody):
     model: str = ""
     query: GivenText
     texts: GivenList[GivenText]
-    top_n: Whole | None = Field(default=None, ge=0)
+    top_n: Whole | None = Field(default=None, ge=0, validation_alias=AliasChoices("top_n", "top_k"))
     return_text: bool = False
     truncate: bool | None = None
     truncation_direction: Annotated[Literal["Left", "Right", "left", "right"] | None, REFUSED] = "Right"
@@ -359,7 +359,9 @@ def tei_results(answer: RerankAnswer) -> list[TeiResult]:
 
 
 class NimQuery(ApiBody):
-    """The query of a request, as an object that contains its text."""
+    """The query of a request, as an object that contains its text. Pictures and other contents are refused."""
+
+    model_config = ConfigDict(extra="forbid")
 
     text: GivenText
 

@@ -19,11 +19,13 @@ import pytest
 
 from rerank import Reranker
 from rerank.backends.fake import Fake, FakeServer
-from rerank.errors import BackendError, PartialFailureError
+from rerank.errors import BackendError, PartialFailureError, UnknownNameError
 from rerank.integrations.framework_reranker import FrameworkReranker
+from rerank.prompts.base import Message
 from rerank.retrieval.base.stages import RetrieverSource, Search
 from rerank.tasks import Reply, Request
-from rerank.tasks.tracing import CONTENT_VARIABLE
+from rerank.tasks.requests import Sampling
+from rerank.tasks.tracing import CONTENT_VARIABLE, generate_traced
 from rerank.types import Query
 
 pytest.importorskip("opentelemetry.sdk")
@@ -128,6 +130,26 @@ def test_names_of_the_conventions(spans: Spans) -> None:
     assert not [name for name in ranking if name.startswith("gen_ai.usage.")]  # tokens are counted once, in the calls
     assert call.items() >= {"gen_ai.operation.name": "chat", "gen_ai.response.finish_reasons": ("stop",)}.items()
     assert call["gen_ai.usage.input_tokens"] == call["llm.token_count.prompt"] > 0
+
+
+def test_calls_of_a_batch_are_siblings_with_the_names_of_the_conventions(spans: Spans) -> None:
+    backend = Fake("reversed")
+    backend.identity = {"model": "m", "server": "localhost:8000/v1 two.example/v1"}
+    request = Request(prompt=(Message("user", "q"),), sampling=Sampling(max_tokens=0))
+    generate_traced(backend, [(request, None)] * 3)
+    assert spans.tree() == ["chat m"] * 3
+    for call in spans.attributes("LLM"):
+        assert call.items() >= {"server.address": "localhost", "server.port": 8000, "rerank.batch.requests": 3}.items()
+        assert "gen_ai.request.max_tokens" not in call
+
+
+def test_a_caller_that_stops_and_a_wrong_option_leave_no_failed_and_no_open_span(spans: Spans) -> None:
+    with Reranker.from_backend(Fake("reversed"), method="fullrank") as reranker:
+        for _ in reranker.rank_many([("q", ["a", "b"])] * 3):
+            break
+        with pytest.raises(UnknownNameError):
+            reranker.rank("q", ["a"], on_failure="bogus")  # type: ignore[call-arg]
+    assert {span.status.status_code for span in spans.all()} == {trace.StatusCode.UNSET}
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,8 @@ def _describe_model(backend: Backend) -> tuple[str, str, dict[str, Any]]:
     provider, model = type(innermost).__name__.lower(), backend.identity.get("model", "")
     if provider == "api":
         provider, _, model = model.partition("/")
-    about = {"gen_ai.provider.name": _PROVIDERS.get(provider, provider), "gen_ai.request.model": model or provider}
+    about: dict[str, Any] = {"gen_ai.provider.name": _PROVIDERS.get(provider, provider)}
+    about |= {"gen_ai.request.model": model or provider}
     server = urlsplit("//" + backend.identity.get("server", "").split(" ")[0])  # the first of several
     if server.hostname:
         about |= {"server.address": server.hostname, "server.port": server.port or 443}

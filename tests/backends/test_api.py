@@ -101,6 +101,12 @@ def test_a_proper_answer(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.keys == [sign_as_aws(server) if name == "bedrock" else f"Bearer {KEY}"]
 
 
+def test_an_empty_text_is_sent_as_a_space() -> None:
+    """Voyage, Vertex and Bedrock would refuse the whole list."""
+    server = ask("vertex", [scored("vertex")], ["a", "", "b", "c"])[1]
+    assert [record["content"] for record in server.asked[0]["records"]] == ["a", " ", "b", "c"]
+
+
 def test_what_is_sent() -> None:
     common = {"query": "a query", "documents": DOCS}
     texts = {"text_1": "a query", "text_2": DOCS}

@@ -57,3 +57,17 @@ def test_errors(cli: Cli, run_folder: Path, arguments: tuple[object, ...], code:
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
     assert not Path("c.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"), [("scores.json", '"relevant": 1', '"relevant": 2'), ("run.trec", " Q0 ", "  Q0 ")]
+)
+def test_a_damaged_run_gives_no_calibration(cli: Cli, run_folder: Path, file: str, old: str, new: str) -> None:
+    text = (run_folder / file).read_text("utf-8")
+    assert old in text
+    (run_folder / file).write_text(text.replace(old, new, 1), "utf-8")
+    done = cli("calibrate", run_folder, "--out", "c.json")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert f"{file}' was changed after" in done.stderr
+    assert not Path("c.json").exists()
+    assert cli("verify", run_folder).returncode == 5

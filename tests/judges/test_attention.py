@@ -129,6 +129,11 @@ def test_a_list_of_heads_is_written_as_readable_unicode_that_ends_with_a_line_br
         '{"model": {}, "method": "core", "heads": [[1]]}',
         '{"model": [], "method": "core", "heads": [[1, 2]]}',
         '{"model": {}, "method": "core", "heads": []}',
+        '{"model": {"model": "m"}, "method": "core", "heads": [[0.9, 1]]}',
+        '{"model": {"model": "m"}, "method": "core", "heads": ["11"]}',
+        '{"model": {"model": "m"}, "method": "core", "heads": [[-1, 2]]}',
+        '{"model": {"model": "m"}, "method": "core", "heads": [[0, 1]], "weights": [NaN]}',
+        '{"model": {"model": "m"}, "method": "core", "heads": [[0, 1]], "length_power": 1e999}',
     ],
 )
 def test_a_file_that_is_no_list_is_named(tmp_path: Path, content: str) -> None:

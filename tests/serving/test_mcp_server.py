@@ -260,6 +260,22 @@ def test_large_files_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         assert "is too large; expected at most" in message
 
 
+def test_a_compressed_record_is_measured(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = folder / "runs/recorded/run.trec"
+    monkeypatch.setattr(file_roots, "MAX_FILE_BYTES", 50_000)
+    record.write_bytes(gzip.compress(b"q1 Q0 d0 1 1 x\n" * 10_000))
+    assert record.stat().st_size < 50_000
+    (message,) = run(errors(make_server(folder), [("explain_ranking", {"run_folder": "recorded", "query_id": "q1"})]))
+    assert "'recorded/run.trec' is too large" in message
+
+
+def test_the_work_of_a_comparison_is_limited(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rerank.serving.mcp_server._MAX_RESAMPLED", 10)
+    calls = [("compare_runs", {**COMPARED, "test": "permutation", "permutations": 11})]
+    (message,) = run(errors(make_server(folder), calls))
+    assert "values would be drawn; expected at most 10: fewer runs" in message
+
+
 COMPARED = {"run_files": ["a.trec", "b.trec"], "qrels_file": "qrels.txt"}
 
 
@@ -280,13 +296,15 @@ def test_errors_say_what_was_expected(folder: Path) -> None:
         ("explain_ranking", {"run_folder": "recorded", "query_id": "q9"}),
         ("compare_runs", {**COMPARED, "measures": [f"nDCG@{cutoff}" for cutoff in range(1, 22)]}),
         ("compare_runs", {**COMPARED, "run_files": ["a.trec"] * 20, "measures": ["AP"] * 20}),
+        ("compare_runs", {**COMPARED, "run_files": ["a.trec", "a.trec"]}),
         ("compare_runs", {**COMPARED, "run_files": ["x" * 100_000, "b.trec"]}),
         ("rerank", {"query": "q", "documents": [1] * 50_000}),
         ("rerank", {"query": "q", "documents": ["a"] * 100_001}),
     ]
     found = run(errors(make_server(folder, max_documents=2), calls))
     limits = ["at most 100000", "no option 'permutations'", "without a baseline", "c.trec", "no argument 'top'"]
-    limits += ["Unknown query 'q9'", "20 items", "at most 200", "4096 characters", "documents", "100000 items"]
+    limits += ["Unknown query 'q9'", "20 items", "at most 200", "a file twice", "4096 characters"]
+    limits += ["documents", "100000 items"]
     parts = ["at most 2", "no text", "documents", "top_n", "4 columns", "nonsense", "nonsense", *limits]
     for message, part in zip(found, parts, strict=True):
         assert part in message

@@ -332,6 +332,9 @@ class Reranker(RunTransformer):
         ranking = given_first_stage_ranking(query, [] if top_k == 0 else candidates)
         if threshold is not None and not self.has_unit_scores(with_first_stage=bool(ranking.scores)):
             raise threshold_error(threshold)
+        if threshold is not None and len(ranking) and not query.text.strip():
+            expected = "a query, without which no document has a score"
+            raise UsageError("A threshold is given, but the query is empty", expected=expected)
         ordered = (candidates[int(document.id)].document for document in ranking.docs)
         return RankCall(
             candidates=candidates,

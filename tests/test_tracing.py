@@ -148,7 +148,7 @@ def test_a_caller_that_stops_and_a_wrong_option_leave_no_failed_and_no_open_span
         for _ in reranker.rank_many([("q", ["a", "b"])] * 3):
             break
         with pytest.raises(UnknownNameError):
-            reranker.rank("q", ["a"], on_failure="bogus")  # type: ignore[call-arg]
+            reranker.rank("q", ["a"], on_failure="bogus")
     assert {span.status.status_code for span in spans.all()} == {trace.StatusCode.UNSET}
 
 

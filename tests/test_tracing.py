@@ -21,11 +21,12 @@ from rerank import Reranker
 from rerank.backends.fake import Fake, FakeServer
 from rerank.errors import BackendError, PartialFailureError, UnknownNameError
 from rerank.integrations.framework_reranker import FrameworkReranker
+from rerank.models import open_model_backend
 from rerank.prompts.base import Message
 from rerank.retrieval.base.stages import RetrieverSource, Search
-from rerank.tasks import Reply, Request
+from rerank.tasks import BackendOptions, Reply, Request
 from rerank.tasks.requests import Sampling
-from rerank.tasks.tracing import CONTENT_VARIABLE, generate_traced
+from rerank.tasks.tracing import CONTENT_VARIABLE, _describe_model, generate_traced
 from rerank.types import Query
 
 pytest.importorskip("opentelemetry.sdk")
@@ -141,6 +142,19 @@ def test_calls_of_a_batch_are_siblings_with_the_names_of_the_conventions(spans: 
     for call in spans.attributes("LLM"):
         assert call.items() >= {"server.address": "localhost", "server.port": 8000, "rerank.batch.requests": 3}.items()
         assert "gen_ai.request.max_tokens" not in call
+
+
+def test_providers_have_the_names_of_the_conventions() -> None:
+    names = ("openai:gemini:gemini-2.5-flash", "openai:ollama:llama3.2:3b", "openai:llama3.2:3b", "api:vertex/m")
+    found = []
+    for name in names:
+        about = _describe_model(open_model_backend(name, BackendOptions(base_url="https://two.example:1/v1")))[2]
+        assert (about["server.address"], about["server.port"]) == ("two.example", 1)
+        found.append((about["gen_ai.provider.name"], about["gen_ai.request.model"]))
+    assert found == [
+        *(("gcp.gemini", "gemini-2.5-flash"), ("ollama", "llama3.2:3b"), ("openai", "llama3.2:3b")),
+        ("gcp.vertex_ai", "m"),
+    ]
 
 
 def test_a_caller_that_stops_and_a_wrong_option_leave_no_failed_and_no_open_span(spans: Spans) -> None:

@@ -27,7 +27,12 @@ from rerank.types import Document, Query, Ranking, Run
 #: Variable of the GenAI instrumentations: ``span_only``, ``span_and_event`` or ``true`` to record texts in spans.
 CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 #: Names of providers in the GenAI conventions, where they differ from those of `api:`.
-_PROVIDERS = {"bedrock": "aws.bedrock", "vertex": "gcp.vertex_ai", "azure": "azure.ai.inference"}
+_PROVIDERS = {
+    "bedrock": "aws.bedrock",
+    "vertex": "gcp.vertex_ai",
+    "gemini": "gcp.gemini",
+    "azure": "azure.ai.inference",
+}
 #: Number of attributes of a span besides those of documents, and per rank (id, score and text in input and output).
 _OTHER_ATTRIBUTES, _PER_RANK = 32, 6
 
@@ -199,6 +204,9 @@ def _describe_model(backend: Backend) -> tuple[str, str, dict[str, Any]]:
     provider, model = type(innermost).__name__.lower(), backend.identity.get("model", "")
     if provider == "api":
         provider, _, model = model.partition("/")
+    served = getattr(innermost, "served_name", "")  # of `openai:`, without the name of a provider
+    if served and served != model:
+        provider, model = model.removesuffix(f":{served}"), served
     about: dict[str, Any] = {"gen_ai.provider.name": _PROVIDERS.get(provider, provider)}
     about |= {"gen_ai.request.model": model or provider}
     server = urlsplit("//" + backend.identity.get("server", "").split(" ")[0])  # the first of several

@@ -36,15 +36,15 @@ class Openai(ServerBackend[Dialect]):
     tasks = frozenset({GenerationTask, PermutationTask, ContinuationTask})
 
     def __init__(self, model: str, address: Address, **options: Any) -> None:
-        self._recipe, self._name = find_recipe(model)
+        self._recipe, self.served_name = find_recipe(model)
         if LOGPROBS in self._recipe.lacks:
             self.tasks = type(self).tasks - {ContinuationTask}
             self.lacks = f"{model.partition(':')[0]} returns no log-probabilities"
-        first = self._name.partition("/")[0]
+        first = self.served_name.partition("/")[0]
         if address.url == OPENAI.url and first in RECIPES:
             raise UsageError(
-                f"OpenAI has no model {self._name!r}",
-                expected=f"openai:{first}:{self._name.partition('/')[2]} for the provider, or --base-url",
+                f"OpenAI has no model {self.served_name!r}",
+                expected=f"openai:{first}:{self.served_name.partition('/')[2]} for the provider, or --base-url",
             )
         super().__init__(model, address, **options)
 
@@ -65,10 +65,10 @@ class Openai(ServerBackend[Dialect]):
     @property
     def thought_room(self) -> int:  # type: ignore[override]
         """Tokens for thoughts by the model's name; 0 on this machine, since its servers can switch thinking off."""
-        return ROOM if self.costs_money and thinks_by_default(self._name) else 0
+        return ROOM if self.costs_money and thinks_by_default(self.served_name) else 0
 
     async def inspect(self, connection: ServerConnection) -> Dialect:
-        dialect = await inspect_server(connection, self._name, self._recipe)
+        dialect = await inspect_server(connection, self.served_name, self._recipe)
         size, available = self._options.context_size, dialect.context_size
         if size and available and size > available:
             raise UsageError(
@@ -81,7 +81,7 @@ class Openai(ServerBackend[Dialect]):
         """Return the context size that the server states; if it states none, warn and return `CONTEXT`."""
         if description.context_size is None:
             warnings.warn(
-                f"{description.url} does not state the context size of {self._name!r}; {CONTEXT} tokens are "
+                f"{description.url} does not state the context size of {self.served_name!r}; {CONTEXT} tokens are "
                 "assumed. Set it with --context-size",
                 stacklevel=2,
             )
@@ -144,7 +144,7 @@ class Openai(ServerBackend[Dialect]):
                 elif isinstance(error, RequestRejectedError) and error.status in (404, 405):
                     raise dialect.unknown_model(str(error)) from error
                 elif isinstance(error, RequestFailedError | RequestRejectedError):
-                    return [attempts.failed_reply(error, self._name)]
+                    return [attempts.failed_reply(error, self.served_name)]
                 else:
                     raise
             else:

@@ -171,6 +171,7 @@ _EXPECTED = {
     "int_": "a whole number",
     "float_": "a number",
     "missing": "a value",
+    "extra_forbidden": "no such field",
 }
 
 

@@ -30,6 +30,16 @@ CHOICE = (
             b'{"query": "a", "documents": [], "relevant_spans": {"mode": "x"}}',
             "relevant_spans.mode is 'x'; expected 'enabled' or 'disabled'",
         ),
+        (
+            "/v2/rerank",
+            b'{"query": "a", "documents": [], "relevant_spans": {"most": 1}}',
+            "relevant_spans.most is 1; expected no such field",
+        ),
+        (
+            "/v1/ranking",
+            b'{"query": {"text": "a", "image": "b"}, "passages": []}',
+            "query.image is 'b'; expected no such field",
+        ),
         ("/score", b'{"text_1": 3, "text_2": ["a"]}', "text_1 is 3; expected a text or a list"),
         ("/score", b'{"text_1": "a", "text_2": ["b", true]}', "text_2[1] is true; expected a text"),
         ("/v1/decisions", CHOICE, "questions[0].choices[0].value is 1; expected a text or true or false"),

@@ -35,6 +35,8 @@ from rerank.tasks.dialects.question import (
 class RelevantSpans(ApiBody):
     """Settings for returning the relevant spans of documents: mode, minimum score and maximum number per document."""
 
+    model_config = ConfigDict(extra="forbid")
+
     mode: Literal["enabled", "disabled"] = "disabled"
     threshold: Number | None = Field(default=None, ge=0, le=1)
     max_spans: Whole | None = Field(default=None, ge=1)

@@ -227,7 +227,8 @@ def _add_file_tools(server: _Server, roots: FileRoots, timeout: float) -> None:
 
     @server.tool(
         annotations=_hints("Compare runs"),
-        description=f"Test differences between runs for significance. {scored}, 100,000 permutations. {where}",
+        description=f"Test differences between runs for significance. {scored}, 100,000 permutations, "
+        f"{_MAX_RESAMPLED:,} drawn values. {where}",
     )
     async def compare_runs(
         run_files: Annotated[_Runs, Field(min_length=2)],

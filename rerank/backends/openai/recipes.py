@@ -28,7 +28,7 @@ class Recipe:
     scoring: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _recipe(url: str, key: str, *lacks: str, **scoring: Any) -> Recipe:
+def _row(url: str, key: str, *lacks: str, **scoring: Any) -> Recipe:
     provider = replace(OPENAI, url=url, keys=("RERANK_API_KEY", key), url_variable="")
     return Recipe(provider=provider, lacks=frozenset(lacks), scoring=scoring)
 
@@ -36,18 +36,18 @@ def _recipe(url: str, key: str, *lacks: str, **scoring: Any) -> Recipe:
 #: The recipes by name, each after its source.
 RECIPES: Mapping[str, Recipe] = {
     # ai.google.dev/gemini-api/docs/openai; github.com/Vali-98/ChatterUI, issue 227 (the field seed)
-    "gemini": _recipe("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", "seed", LOGPROBS),
+    "gemini": _row("https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY", "seed", LOGPROBS),
     # platform.claude.com/docs/en/api/openai-sdk
-    "anthropic": _recipe("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "seed", "constraint", LOGPROBS),
+    "anthropic": _row("https://api.anthropic.com/v1", "ANTHROPIC_API_KEY", "seed", "constraint", LOGPROBS),
     # openrouter.ai/docs/parameters; github.com/block/buzz, issue 3018. Otherwise, providers may ignore the request for
     # log-probabilities.
-    "openrouter": _recipe("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", provider={"require_parameters": True}),
+    "openrouter": _row("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY", provider={"require_parameters": True}),
     # console.groq.com/docs/openai and console.groq.com/docs/structured-outputs
-    "groq": _recipe("https://api.groq.com/openai/v1", "GROQ_API_KEY", LOGPROBS),
+    "groq": _row("https://api.groq.com/openai/v1", "GROQ_API_KEY", LOGPROBS),
     # docs.ollama.com/api/openai-compatibility
-    "ollama": _recipe("http://localhost:11434/v1", "OLLAMA_API_KEY"),
+    "ollama": _row("http://localhost:11434/v1", "OLLAMA_API_KEY"),
     # lmstudio.ai/docs/developer/openai-compat/chat-completions; github.com/lmstudio-ai/lms, issue 60
-    "lmstudio": _recipe("http://localhost:1234/v1", "LMSTUDIO_API_KEY", LOGPROBS),
+    "lmstudio": _row("http://localhost:1234/v1", "LMSTUDIO_API_KEY", LOGPROBS),
 }
 
 
